@@ -1,0 +1,93 @@
+# Two commands for newcomers: `make demo` and `make test`. Both set up what they need in .venv.
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+STANDIN := build/standin
+
+SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md \
+           $(shell find runtime export calibration csrc -type f -not -name '*.pyc')
+CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test lint types ctest pytest stubs format clean setup
+
+demo: $(STANDIN)/bundle/manifest.json
+	$(BIN)/omni-rt demo $(STANDIN)/bundle --out demo
+
+test: lint types stubs ctest pytest
+
+# The wheel is built while torch is being installed; byte code is compiled on demand.
+setup:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/torch.stamp build/wheel.stamp
+	@$(MAKE) --no-print-directory $(VENV)/export.stamp
+
+$(VENV)/venv.stamp:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/torch.stamp: $(VENV)/venv.stamp
+	$(BIN)/pip install -q --no-compile "$(TORCH)"
+	touch $@
+
+build/wheel.stamp: $(VENV)/venv.stamp $(SOURCES)
+	rm -rf build/wheel
+	$(BIN)/pip wheel -q --no-deps --wheel-dir build/wheel .
+	touch $@
+
+$(VENV)/export.stamp: $(VENV)/torch.stamp build/wheel.stamp
+	$(BIN)/pip install -q --no-compile "omni_rt[export] @ file://$(wildcard $(CURDIR)/build/wheel/*.whl)"
+	$(BIN)/pip install -q --no-compile --no-deps --force-reinstall build/wheel/*.whl
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml
+	@$(MAKE) --no-print-directory setup
+	$(BIN)/pip install -q --no-compile "omni_rt[dev] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
+	touch $@
+
+$(STANDIN)/model.safetensors:
+	@$(MAKE) --no-print-directory setup
+	rm -rf $(STANDIN)
+	$(BIN)/omni-rt standin --out $(STANDIN)
+
+$(STANDIN)/bundle/manifest.json: $(STANDIN)/model.safetensors
+	$(BIN)/omni-rt export --config $(STANDIN)/config.json --checkpoint $(STANDIN)/model.safetensors \
+	  --qwen $(STANDIN)/qwen --upstream $(STANDIN)/upstream --name standin \
+	  --licence "Apache-2.0 (random weights)" --out $(STANDIN)/bundle --overwrite
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+# Static tools read the package as it is installed: folders mapped to omni_rt.
+build/view:
+	mkdir -p build/view/omni_rt
+	for f in runtime/*; do ln -sfn $(CURDIR)/$$f build/view/omni_rt/; done
+	ln -sfn $(CURDIR)/export $(CURDIR)/calibration build/view/omni_rt/
+
+types: $(VENV)/dev.stamp build/view
+	MYPYPATH=build/view $(BIN)/mypy -p omni_rt
+	PYTHONPATH=build/view $(BIN)/lint-imports
+
+stubs: $(VENV)/dev.stamp
+	@$(MAKE) --no-print-directory setup
+	$(BIN)/pybind11-stubgen omni_rt._core --output-dir build/stubs
+	diff build/stubs/omni_rt/_core.pyi runtime/_core.pyi
+
+ctest: $(VENV)/dev.stamp
+	$(BIN)/cmake -S . -B build/ctest -DOMNI_RT_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/ctest --parallel 2
+	$(BIN)/ctest --test-dir build/ctest --output-on-failure
+
+pytest: $(VENV)/dev.stamp
+	@$(MAKE) --no-print-directory setup
+	$(BIN)/python -m pytest
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+clean:
+	rm -rf build demo $(VENV)

@@ -1,0 +1,179 @@
+"""The exporter's commands on `omni-rt`. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from omni_rt import terminal
+from omni_rt.errors import ExportError
+
+Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def commands(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.command()(export)
+    app.command()(standin)
+    app.command("random-checkpoint")(random_checkpoint)
+    app.command("bench-reference")(bench_reference)
+
+
+def _require_torch() -> None:
+    try:
+        import onnx_ir  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ExportError(f"{error.name} is missing: pip install 'omni_rt[export]'") from error
+
+
+def export(
+    config: Config,
+    checkpoint: Annotated[Path, typer.Option(help="model.ckpt or model.safetensors.")],
+    out: Annotated[Path, typer.Option(help="The bundle to write: a new directory.")],
+    qwen: Annotated[
+        Path | None,
+        typer.Option(help="Local Hugging Face folder of Qwen2.5-Omni-3B (tokenizer, config)."),
+    ] = None,
+    upstream: Annotated[
+        Path | None,
+        typer.Option(help="Your checkout of Audio-Omni: its prompts and vocabulary are read."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompt templates (.py or .json) instead of --upstream's.")
+    ] = None,
+    vocab: Annotated[
+        Path | None, typer.Option(help="Character vocabulary instead of --upstream's.")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The bundle's name.")] = "audio-omni",
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the weights, if not the official one.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    certify_steps: Annotated[
+        int, typer.Option(help="Guided steps of the end-to-end comparison.", min=1)
+    ] = 4,
+    workers: Annotated[int, typer.Option(help="Processes that trace graphs.", min=1)] = min(
+        2, os.cpu_count() or 1
+    ),
+) -> None:
+    """Turn a checkpoint in the official format into a bundle.
+
+    omni-rt export --config Audio-Omni.json --checkpoint model.ckpt --qwen Qwen2.5-Omni-3B
+    --upstream Audio-Omni --out bundle
+    """
+    with terminal.errors_reported():
+        _require_torch()
+        from omni_rt.export.build import OFFICIAL_LICENCE, ExportOptions, export_bundle
+
+        options = ExportOptions(
+            config=config,
+            checkpoint=checkpoint,
+            out=out,
+            qwen=qwen,
+            upstream=upstream,
+            prompts=prompts,
+            vocabulary=vocab,
+            stages=None if stages is None else tuple(s for s in stages.split(",") if s),
+            name=name,
+            licence=OFFICIAL_LICENCE if licence is None else licence,
+            overwrite=overwrite,
+            certify_steps=certify_steps,
+            workers=workers,
+        )
+        with terminal.stage_notes(quiet=False) as tell:
+            export_bundle(options, progress=tell)
+        from omni_rt.bench import peak_rss_bytes
+
+        terminal.say(f"{out} written; peak RSS {peak_rss_bytes() / 1e9:.1f} GB")
+
+
+def standin(
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a small stand-in for the official files: random weights, everything else real."""
+    with terminal.errors_reported():
+        _require_torch()
+        from omni_rt.export.standin import LICENCE, write_standin
+
+        if out.exists():
+            raise ExportError(f"{out} is there already")
+        write_standin(out, seed=seed)
+        terminal.say(
+            f"{out} written. Next:\n"
+            f"omni-rt export --config {out}/config.json --checkpoint {out}/model.safetensors "
+            f"--qwen {out}/qwen --upstream {out}/upstream --licence {LICENCE!r} --out BUNDLE"
+        )
+
+
+def random_checkpoint(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="A .safetensors file to write.")],
+    depth: Annotated[
+        int | None, typer.Option(help="Blocks, instead of the configuration's.", min=1)
+    ] = None,
+    half: Annotated[bool, typer.Option("--bf16", help="Store bf16 instead of fp32.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write random weights for a configuration (no thinker), to time exports and steps.
+
+    With --depth the configuration that fits is written beside it, as OUT.json.
+    """
+    with terminal.errors_reported():
+        _require_torch()
+        from omni_rt.export.random_checkpoint import random_files
+
+        terminal.say(
+            "\n".join(map(str, random_files(config, out, depth=depth, bf16=half, seed=seed)))
+        )
+
+
+def bench_reference(
+    bundle: Annotated[Path, typer.Argument(help="A bundle.", metavar="BUNDLE")],
+    runs: Annotated[int, typer.Option(help="Runs of each, interleaved.", min=1)] = 5,
+    threads: Annotated[int, typer.Option(help="Processor threads of both.", min=1)] = 2,
+    as_json: Json = False,
+) -> None:
+    """Time a guided step beside the original's arithmetic in torch, in one run.
+
+    Both are fp32. The original evaluates both branches over the whole padded context, with a mask,
+    through torch's scaled_dot_product_attention; the bundle runs its `dit_step` in the loop.
+    """
+    with terminal.errors_reported():
+        _require_torch()
+        from omni_rt.export.bench_reference import compare_with_reference
+
+        report = compare_with_reference(bundle, runs=runs, threads=threads)
+        if as_json:
+            terminal.print_json(report)
+            return
+        rows = [
+            (
+                name,
+                f"{timing.p50_s * 1e3:.0f}",
+                f"{timing.p90_s * 1e3:.0f}",
+                f"{gflop:.0f}",
+                f"{gflop / timing.p50_s:.0f}",
+            )
+            for name, timing, gflop in (
+                ("original, torch", report.original, report.original_gflop),
+                ("dit_step, loop", report.step, report.step_gflop),
+            )
+        ]
+        terminal.print_table(
+            f"guided step, fp32, {threads} threads",
+            ("", "p50 ms", "p90 ms", "GFLOP", "GFLOP/s"),
+            rows,
+        )
+        terminal.say(
+            f"{report.ratio:.2f}× faster (of which {report.original_gflop / report.step_gflop:.2f}× "
+            f"is arithmetic saved); velocities differ by {report.rel_l2:.1e} (rel. L2); "
+            f"loop overhead {report.loop_overhead_percent:.4f} %"
+        )

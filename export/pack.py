@@ -1,0 +1,61 @@
+"""Writing a bundle: everything into a temporary directory, renamed when it is whole."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omni_rt.bundle import sha256_of
+from omni_rt.errors import ExportError
+from omni_rt.manifest import MANIFEST, FileSpec
+
+
+@contextmanager
+def new_bundle_directory(target: Path, *, needed_bytes: int, overwrite: bool) -> Iterator[Path]:
+    """A directory to fill; becomes `target` at the end, or vanishes with any error or Ctrl-C.
+
+    Raises ExportError if `target` is there already (unless `overwrite`, and then only in place of
+    another bundle), its parent is missing, or the disk has less than `needed_bytes` left.
+    """
+    _check_target(target, needed_bytes, overwrite)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.rename(target)
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise ExportError(f"cannot write {target}: no folder {target.parent}")
+    if target.exists():
+        if not overwrite:
+            raise ExportError(f"{target} is there already: remove it, or pass --overwrite")
+        if not (target / MANIFEST).is_file():
+            raise ExportError(f"{target} is no bundle: it will not be overwritten")
+    free = shutil.disk_usage(target.parent).free
+    if free < needed_bytes:
+        raise ExportError(
+            f"disk: the bundle needs {needed_bytes / 1e9:.1f} GB, "
+            f"{target.parent} has {free / 1e9:.1f} GB free"
+        )
+
+
+def list_files(directory: Path) -> dict[str, FileSpec]:
+    """Size and hash of every file below a directory, by POSIX path."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {
+        path.relative_to(directory).as_posix(): FileSpec(
+            sha256=sha256_of(path), size_bytes=path.stat().st_size
+        )
+        for path in paths
+    }

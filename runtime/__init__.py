@@ -1,0 +1,49 @@
+"""Run Audio-Omni bundles: `omni_rt.Session`. Importing this needs nothing but NumPy."""
+
+from omni_rt.audio import Audio
+from omni_rt.encode import Conditioning
+from omni_rt.errors import (
+    BundleError,
+    Cancelled,
+    EngineError,
+    ExportError,
+    OmniError,
+    RequestError,
+)
+from omni_rt.plans import Plan, make_plan
+from omni_rt.session import Session
+from omni_rt.tasks import (
+    Add,
+    Extract,
+    Remove,
+    StyleTransfer,
+    TextToAudio,
+    TextToMusic,
+    TextToSpeech,
+    VoiceConversion,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Add",
+    "Audio",
+    "BundleError",
+    "Cancelled",
+    "Conditioning",
+    "EngineError",
+    "ExportError",
+    "Extract",
+    "OmniError",
+    "Plan",
+    "Remove",
+    "RequestError",
+    "Session",
+    "StyleTransfer",
+    "TextToAudio",
+    "TextToMusic",
+    "TextToSpeech",
+    "VoiceConversion",
+    "__version__",
+    "make_plan",
+]

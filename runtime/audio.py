@@ -1,0 +1,106 @@
+"""Sound in memory: samples, their rate, and how they came to be."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omni_rt.errors import RequestError
+
+Samples = NDArray[np.float32]
+
+MAX_CHANNELS = 8
+_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Samples float32 [channels, samples], nominally in [−1, 1]."""
+
+    samples: Samples = field(repr=False)
+    sample_rate_hz: int
+    made: Mapping[str, Any] = field(default_factory=dict)  # task, prompt, seed, plan, bundle …
+
+    def __post_init__(self) -> None:
+        samples = np.asarray(self.samples, dtype=np.float32)
+        if samples.ndim != 2 or not 1 <= samples.shape[0] <= MAX_CHANNELS:
+            raise RequestError(
+                f"audio must be [channels, samples] with 1 to {MAX_CHANNELS} channels, "
+                f"got shape {samples.shape}"
+            )
+        if self.sample_rate_hz <= 0:
+            raise RequestError(f"sample rate must be positive, got {self.sample_rate_hz}")
+        object.__setattr__(self, "samples", samples)
+
+    @property
+    def duration_s(self) -> float:
+        return float(self.samples.shape[1] / self.sample_rate_hz)
+
+    @classmethod
+    def read(cls, path: str | Path, *, max_duration_s: float | None = None) -> Audio:
+        """Decode a file of any format that libsndfile reads (wav, flac, ogg, mp3 …).
+
+        Raises RequestError if it is missing, empty, not audio, has more than 8 channels, or lasts
+        longer than `max_duration_s` (checked before anything is decoded).
+        """
+        import soundfile
+
+        if not Path(path).is_file():
+            raise RequestError(f"no audio file at {path}")
+        try:
+            with soundfile.SoundFile(path) as file:
+                rate = file.samplerate
+                if file.channels > MAX_CHANNELS:
+                    raise RequestError(
+                        f"{path} has {file.channels} channels; at most {MAX_CHANNELS} are supported"
+                    )
+                if max_duration_s is not None and file.frames > max_duration_s * rate:
+                    raise RequestError(
+                        f"{path} lasts {file.frames / rate:.0f} s; "
+                        f"at most {max_duration_s:g} s are supported: cut it first"
+                    )
+                samples = file.read(dtype="float32", always_2d=True).T
+        except (soundfile.LibsndfileError, MemoryError) as error:
+            raise RequestError(f"{path} is not audio that can be decoded: {error}") from error
+        return cls(np.ascontiguousarray(samples), rate, {"file": Path(path).name})
+
+    def int16(self) -> NDArray[np.int16]:
+        """16-bit samples as the original makes them: clamped, ×32767, truncated toward zero."""
+        return (np.clip(self.samples, -1.0, 1.0) * np.float32(32767)).astype(np.int16)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a .wav (16 bit), .flac, .ogg or .mp3, whole or not at all.
+
+        Raises RequestError for another suffix or a folder that is not there.
+        """
+        import soundfile
+
+        target = Path(path)
+        kind = _FORMATS.get(target.suffix.lower())
+        if kind is None:
+            raise RequestError(f"cannot write {target.name}: use one of {', '.join(_FORMATS)}")
+        if not target.parent.is_dir():
+            raise RequestError(f"cannot write {target}: no folder {target.parent}")
+        handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
+        os.close(handle)
+        try:
+            soundfile.write(name, self.int16().T, self.sample_rate_hz, format=kind)
+            Path(name).chmod(0o644)
+            Path(name).replace(target)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise RequestError(f"cannot write {target}: {error}") from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return target
+
+
+def peak_normalised(samples: Samples) -> Samples:
+    """Samples over their largest magnitude; silence stays silence (spec UPSTREAM §7)."""
+    peak = np.abs(samples).max(initial=0.0)
+    return samples / peak if peak > 0 else samples

@@ -1,0 +1,187 @@
+"""How long each stage and each step take, and how much memory: numbers, not opinions."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from omni_rt.bundle import Bundle
+from omni_rt.encode import Context, Prepared
+from omni_rt.engine_pool import EnginePool
+from omni_rt.engines import Array, Engine
+from omni_rt.errors import BundleError, RequestError
+from omni_rt.flops import step_flops
+from omni_rt.manifest import Dims, TensorSpec
+from omni_rt.options import Sampling
+from omni_rt.plans import make_plan
+from omni_rt.sampling import run_plan
+
+Progress = Callable[[str], None]
+
+_TEXT_TOKENS = 80  # of a usual prompt with its system turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds of several runs of one thing."""
+
+    p50_s: float
+    p90_s: float
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        p50, p90 = np.percentile(seconds, [50, 90])
+        return cls(p50_s=float(p50), p90_s=float(p90), runs=len(seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport:
+    """What `bench` measured on this machine."""
+
+    bundle: str
+    threads: int | None
+    stages: Mapping[str, Timing]
+    step: Timing | None  # one evaluation inside the loop, guided
+    step_gflop: float | None
+    step_gflop_per_s: float | None
+    loop_overhead_percent: float | None  # of the loop, outside the engine
+    context_tokens: int
+    peak_rss_bytes: int
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def example_sizes(dims: Dims) -> dict[str, int]:
+    """Dynamic dimensions of a guided request with a usual prompt."""
+    text = min(_TEXT_TOKENS, dims.context_tokens)
+    return {
+        "R": 2,
+        "Q": 1,
+        "P": text + dims.transcript_tokens,
+        "n": text,
+        "B": 1,
+        "frames": dims.latent_frames,
+        "samples": dims.latent_frames * dims.downsampling_ratio,
+        "batch": 1,
+        "seq": text,
+    }
+
+
+def example_inputs(
+    ports: Sequence[TensorSpec], dims: Dims, stream: np.random.RandomState
+) -> dict[str, NDArray[np.generic]]:
+    """Random inputs of plausible values for a graph."""
+    sizes = example_sizes(dims)
+    inputs: dict[str, NDArray[np.generic]] = {}
+    for port in ports:
+        shape = [sizes[n] if isinstance(n, str) else n for n in port.shape]
+        if port.dtype == "float32":
+            inputs[port.name] = stream.standard_normal(shape).astype(np.float32)
+        elif port.name == "position_ids":
+            inputs[port.name] = np.broadcast_to(np.arange(shape[-1]), shape).astype(np.int64)
+        else:
+            inputs[port.name] = np.ones(shape, np.dtype(port.dtype))
+    return inputs
+
+
+def example_prepared(dims: Dims, stream: np.random.RandomState) -> Prepared:
+    """Random keys, values and prepended tokens of one request."""
+    sizes = example_sizes(dims)
+    shape = (1, dims.heads, sizes["P"], dims.head_width)
+
+    def cache() -> list[NDArray[np.float32]]:
+        return [stream.standard_normal(shape).astype(np.float32) for _ in range(dims.depth)]
+
+    prepend = stream.standard_normal((1, dims.prepend_tokens, dims.width)).astype(np.float32)
+    context = Context(keys=cache(), values=cache())
+    return Prepared(context=context, negative=None, prepend=prepend)
+
+
+def bench(
+    bundle: Bundle,
+    *,
+    runs: int = 5,
+    steps: int = 5,
+    threads: int | None = None,
+    stages: Sequence[str] | None = None,
+    progress: Progress = lambda _: None,
+) -> BenchReport:
+    """Time every stage `runs` times and the loop for `steps` guided steps, after a warm-up.
+
+    Raises RequestError for a count below 1 or a stage the bundle does not have.
+    """
+    if runs < 1 or steps < 1:
+        raise RequestError("runs and steps must be at least 1")
+    dims, stream = bundle.manifest.dims, np.random.RandomState(0)
+    chosen = list(bundle.manifest.graphs) if stages is None else list(stages)
+    pool = EnginePool(bundle, device="cpu", threads=threads, memory="resident")
+    timings = {}
+    step: Timing | None = None
+    overhead: float | None = None
+    for stage in chosen:
+        progress(stage)
+        try:
+            engine = pool.get(stage)
+        except BundleError as error:
+            raise RequestError(str(error)) from error
+        if stage == "dit_step":
+            step, overhead = _bench_loop(pool, dims, runs=runs, steps=steps, stream=stream)
+            timings[stage] = step
+        else:
+            inputs = example_inputs(engine.inputs, dims, stream)
+            timings[stage] = time_engine(engine, inputs, runs=runs)
+    context = example_sizes(dims)["P"]
+    gflop = None if step is None else step_flops(dims, rows=2, attending=1, context=context) / 1e9
+    return BenchReport(
+        bundle=bundle.id,
+        threads=threads,
+        stages=timings,
+        step=step,
+        step_gflop=gflop,
+        step_gflop_per_s=None if step is None or gflop is None else gflop / step.p50_s,
+        loop_overhead_percent=overhead,
+        context_tokens=context,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def time_engine(engine: Engine, inputs: Mapping[str, Array], *, runs: int) -> Timing:
+    """Time `runs` runs of an engine after one to warm up."""
+    seconds = []
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        engine.run(**inputs)
+        seconds.append(time.perf_counter() - start)
+    return Timing.of(seconds[1:])
+
+
+def _bench_loop(
+    pool: EnginePool, dims: Dims, *, runs: int, steps: int, stream: np.random.RandomState
+) -> tuple[Timing, float]:
+    """Seconds per guided step inside the loop, and the loop's share outside the engine in %."""
+    prepared = [example_prepared(dims, stream)]
+    start = stream.standard_normal((1, dims.latent_channels, dims.latent_frames))
+    how = Sampling(plan=make_plan(f"euler-{steps}"))
+    per_step, engine_s, total_s = [], 0.0, 0.0
+    for run in range(runs + 1):
+        _, sampler = run_plan(
+            pool.get("dit_step"),
+            how,
+            prepared,
+            start=start.astype(np.float32),
+            renoise=np.zeros((0,), np.float32),
+        )
+        if run > 0:  # the first warms up
+            per_step.append(sampler.total_s / steps)
+            engine_s, total_s = engine_s + sampler.engine_s, total_s + sampler.total_s
+    return Timing.of(per_step), 100 * (1 - engine_s / total_s)

@@ -1,0 +1,171 @@
+"""A bundle: a directory with all that a device needs, verified before any of it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omni_rt.errors import BundleError
+from omni_rt.manifest import MANIFEST, FileSpec, GraphSpec, Manifest, read_manifest
+from omni_rt.plans import Plan, read_plan
+
+_CHUNK_BYTES = 1 << 22
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `Bundle.open` is the way in; nothing here is loaded before it is used."""
+
+    directory: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, directory: str | Path, *, progress: Progress | None = None) -> Bundle:
+        """Read the manifest and verify size and hash of every file it lists.
+
+        Raises BundleError at the first file that is missing, changed, or outside the bundle.
+        """
+        bundle = cls(Path(directory), read_manifest(Path(directory)))
+        bundle._verify_files(progress)
+        bundle._verify_folds()
+        return bundle
+
+    def path(self, relative: str) -> Path:
+        """The file behind a path of the manifest."""
+        return self.directory / relative
+
+    def graph(self, stage: str) -> GraphSpec:
+        """The graph of a stage. Raises BundleError if the bundle was exported without it."""
+        try:
+            return self.manifest.graphs[stage]
+        except KeyError:
+            have = ", ".join(self.manifest.graphs) or "none"
+            raise BundleError(
+                f"this bundle has no {stage!r} stage (it has {have}): export it with that stage"
+            ) from None
+
+    @cached_property
+    def id(self) -> str:
+        """Digest of the manifest, which lists the digests of everything else."""
+        return sha256_of(self.path(MANIFEST))[:16]
+
+    @cached_property
+    def prompts(self) -> Mapping[str, str]:
+        """Prompt templates by their upstream names."""
+        path = self._text_file("prompts")
+        prompts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
+            raise BundleError(f"{path.name}: expected an object of strings")
+        return prompts
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Character → id, for transcripts."""
+        from omni_rt.preprocess.transcript import read_vocabulary
+
+        return read_vocabulary(self._text_file("vocabulary"))
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self._text_file("tokenizer")
+
+    @cached_property
+    def empty_transcript(self) -> NDArray[np.float32]:
+        """The learned tokens of silence, [1, 256, 768]."""
+        with np.load(self.path(self.manifest.constants), allow_pickle=False) as constants:
+            value: NDArray[np.float32] = constants["empty_transcript"]
+        return value
+
+    def plan(self, name: str) -> Plan | None:
+        """A plan file of this bundle, or None if it has none of that name."""
+        file = self.manifest.plans.get(name)
+        return None if file is None else read_plan(self.path(file))
+
+    def parity(self, stage: str) -> dict[str, NDArray[np.generic]]:
+        """Inputs and reference outputs of a stage, by name."""
+        with np.load(self.path(self.manifest.parity[stage]), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def require_certificate(self) -> None:
+        """Raise BundleError unless the certificate is there, matches the files, and passes."""
+        certificate = self.manifest.certificate
+        hint = "; export again, or pass allow_uncertified=True to run it anyway"
+        if certificate is None:
+            raise BundleError("this bundle has no parity certificate" + hint)
+        for stage in self.manifest.graphs:
+            if certificate.graphs.get(stage) != self.graph_digest(stage):
+                raise BundleError(f"the certificate did not measure this {stage!r} graph" + hint)
+        measured = {**certificate.stages, **certificate.end_to_end}
+        uncovered = [s for s in self.manifest.graphs if not any(k.startswith(s) for k in measured)]
+        if uncovered:
+            raise BundleError(f"the certificate says nothing of {', '.join(uncovered)}" + hint)
+        failed = [name for name, m in measured.items() if not m.passed]
+        if failed:
+            raise BundleError(f"the certificate fails for {', '.join(failed)}" + hint)
+
+    def graph_digest(self, stage: str) -> str:
+        """One digest over the files of a stage's graph."""
+        return graph_digest(self.manifest.graphs[stage], self.manifest.files)
+
+    def _text_file(self, part: str) -> Path:
+        name = getattr(self.manifest.text, part)
+        if name is None:
+            raise BundleError(f"this bundle has no {part}: export it with its text files")
+        return self.path(name)
+
+    def _verify_files(self, progress: Progress | None) -> None:
+        root = self.directory.resolve()
+        total = sum(spec.size_bytes for spec in self.manifest.files.values())
+        done = 0
+        for relative, spec in self.manifest.files.items():
+            path = self.path(relative)
+            if root not in path.resolve().parents:
+                raise BundleError(f"{relative}: a link out of the bundle")
+            if not path.is_file():
+                raise BundleError(f"{relative}: listed in the manifest but not there")
+            size = path.stat().st_size
+            if size != spec.size_bytes:
+                raise BundleError(
+                    f"{relative}: {size} bytes, expected {spec.size_bytes}: truncated?"
+                )
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            paths = [self.path(relative) for relative in self.manifest.files]
+            for (relative, spec), digest in zip(
+                self.manifest.files.items(), pool.map(sha256_of, paths), strict=True
+            ):
+                if digest != spec.sha256:
+                    raise BundleError(f"{relative}: its sha256 is not the manifest's: changed?")
+                done += spec.size_bytes
+                if progress is not None:
+                    progress(done, total)
+
+    def _verify_folds(self) -> None:
+        graphs = self.manifest.graphs
+        if {"context", "dit_step"} <= graphs.keys():
+            ids = graphs["context"].fold_id, graphs["dit_step"].fold_id
+            if ids[0] != ids[1]:
+                raise BundleError(f"context and dit_step were folded differently: {ids}")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def graph_digest(graph: GraphSpec, files: Mapping[str, FileSpec]) -> str:
+    """One digest over the files of a graph, from their listed hashes."""
+    listed = "".join(files[path].sha256 for path in (graph.path, *graph.data))
+    return hashlib.sha256(listed.encode()).hexdigest()

@@ -1,0 +1,244 @@
+"""Requests → conditioning (the model's four inputs) → what the loop needs (context, prepend)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from omni_rt.bundle import Bundle
+from omni_rt.engine_pool import EnginePool
+from omni_rt.errors import RequestError
+from omni_rt.manifest import Dims
+from omni_rt.preprocess import chat, transcript
+from omni_rt.preprocess.positions import text_positions
+from omni_rt.preprocess.waveform import fitted, mono, read_clip
+from omni_rt.tasks import VOICE_S, Edit, Request
+
+Floats = NDArray[np.float32]
+
+_log = logging.getLogger("omni_rt")
+
+# Text beyond this many times the model's context is refused, not squeezed into it.
+_LONGEST_PROMPT = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Conditioning:
+    """The model's inputs for one request, before any of its own weights.
+
+    hidden: thinker states [n, W]. transcript_ids: [m] before the +1 shift, or None for no speech.
+    waveform: [samples] at the model's rate, or None for silence. sync: [rows, width] or None.
+    mel_keep: [frames], False where the log-mel is masked, or None for all True.
+    negative_hidden: states of a negative prompt, or None for the unconditional branch.
+    """
+
+    hidden: Floats
+    transcript_ids: NDArray[np.int64] | None = None
+    waveform: Floats | None = None
+    sync: Floats | None = None
+    mel_keep: NDArray[np.bool_] | None = None
+    negative_hidden: Floats | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        hidden: ArrayLike,
+        transcript_ids: ArrayLike | None = None,
+        waveform: ArrayLike | None = None,
+        sync: ArrayLike | None = None,
+        mel_keep: ArrayLike | None = None,
+        negative_hidden: ArrayLike | None = None,
+    ) -> Conditioning:
+        """From plain arrays of one request, without a batch axis.
+
+        Raises RequestError for a wrong rank or values that are not finite. Over-long `hidden` is
+        interpolated to the model's context when it is used, as the original does.
+        """
+        ids = None if transcript_ids is None else np.asarray(transcript_ids)
+        if ids is not None:
+            transcript.filled(ids, len(ids) if ids.ndim else 0)  # raises for anything but ids
+            ids = ids.astype(np.int64)
+        return cls(
+            hidden=_floats(hidden, "hidden", rank=2),
+            transcript_ids=ids,
+            waveform=None if waveform is None else _floats(waveform, "waveform", rank=1),
+            sync=None if sync is None else _floats(sync, "sync", rank=2),
+            mel_keep=None if mel_keep is None else np.asarray(mel_keep, dtype=bool),
+            negative_hidden=(
+                None
+                if negative_hidden is None
+                else _floats(negative_hidden, "negative_hidden", rank=2)
+            ),
+        )
+
+
+def _floats(value: ArrayLike, name: str, *, rank: int) -> Floats:
+    try:
+        array = np.ascontiguousarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{name} is no array of numbers: {error}") from error
+    if array.ndim != rank or array.shape[0] == 0:
+        raise RequestError(f"{name} must have {rank} axes and not be empty, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise RequestError(f"{name} holds NaN or infinite values")
+    return array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Keys and values of every layer's cross-attention, [1, H, P, d] each."""
+
+    keys: Sequence[Floats]
+    values: Sequence[Floats]
+
+    @property
+    def tokens(self) -> int:
+        """P."""
+        return int(self.keys[0].shape[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What the loop needs of one request."""
+
+    context: Context
+    negative: Context | None
+    prepend: Floats  # [1, N, D]
+
+
+class Encoder:
+    """Runs the stages before the loop."""
+
+    def __init__(self, bundle: Bundle, pool: EnginePool) -> None:
+        self._bundle, self._pool = bundle, pool
+
+    @property
+    def _dims(self) -> Dims:
+        return self._bundle.manifest.dims
+
+    @cached_property
+    def _tokenizer(self) -> chat.Tokenizer:
+        return chat.Tokenizer(self._bundle.tokenizer_path)
+
+    def encode(self, request: Request, *, negative_prompt: str | None = None) -> Conditioning:
+        """The conditioning of a request: thinker states, transcript ids, waveform."""
+        words = request.spoken()
+        ids = None if words is None else transcript.transcript_ids(words, self._bundle.vocabulary)
+        if ids is not None and len(ids) > self._dims.transcript_ids:
+            raise RequestError(
+                f"the transcript is {len(ids)} characters long; "
+                f"at most {self._dims.transcript_ids} fit: split the text"
+            )
+        user = request.user_text(self._bundle.prompts)
+        negative = None
+        if negative_prompt is not None:
+            text = chat.check_text(negative_prompt, what="negative_prompt")
+            negative = self._hidden(request.system, request.negative_text(text))
+        return Conditioning(
+            hidden=self._hidden(request.system, user),
+            transcript_ids=ids,
+            waveform=self._waveform(request),
+            negative_hidden=negative,
+        )
+
+    def _waveform(self, request: Request) -> Floats | None:
+        given = request.clip()
+        if given is None:
+            return None
+        editing = isinstance(request, Edit)
+        clip = read_clip(given, what="source" if editing else "voice")
+        rate, window = self._dims.sample_rate_hz, self._dims.window_samples
+        kept = window if editing else min(window, round(VOICE_S * rate))
+        return fitted(mono(clip, rate_hz=rate)[:kept], window)
+
+    def _hidden(self, system: str, user: str) -> Floats:
+        """Thinker states [n, W] of a system and a user turn."""
+        ids = self._tokenizer.encode(chat.layout(self._bundle.prompts[system], user))[None]
+        length, most = ids.shape[1], self._dims.context_tokens
+        if length > _LONGEST_PROMPT * most:
+            raise RequestError(
+                f"the prompt is {length} tokens long; at most {_LONGEST_PROMPT * most} are accepted"
+            )
+        if length > most:
+            _log.warning("prompt of %d tokens: interpolated to the %d of the model", length, most)
+        embeds = self._pool.get("thinker_embed").run(input_ids=ids)["inputs_embeds"]
+        hidden = self._pool.get("thinker_cond").run(
+            inputs_embeds=embeds,
+            position_ids=text_positions(length),
+            attention_mask=np.ones((1, length), dtype=np.int64),
+        )["hidden"]
+        return np.asarray(hidden[0], dtype=np.float32)
+
+    def prepare(self, conditioning: Conditioning, *, with_negative: bool) -> Prepared:
+        """Keys, values and prepended tokens: all that does not change over the steps."""
+        speech = self.transcript_tokens(conditioning.transcript_ids)
+        negative = None
+        if with_negative and conditioning.negative_hidden is not None:
+            negative = self.context(conditioning.negative_hidden, self._bundle.empty_transcript)
+        return Prepared(
+            context=self.context(conditioning.hidden, speech),
+            negative=negative,
+            prepend=self.prepend(conditioning),
+        )
+
+    def transcript_tokens(self, ids: NDArray[np.int64] | None) -> Floats:
+        """[1, 256, 768] of a transcript's ids, or of silence."""
+        if ids is None:
+            return self._bundle.empty_transcript
+        row = transcript.filled(ids, self._dims.transcript_ids)
+        return np.asarray(self._pool.get("transcript").run(ids=row)["transcript"], np.float32)
+
+    def context(self, hidden: Floats, speech: Floats) -> Context:
+        """Keys and values from states [n, W] and transcript tokens [1, 256, 768]."""
+        if hidden.shape[1] != self._dims.hidden_width:
+            raise RequestError(f"hidden must be [n, {self._dims.hidden_width}], got {hidden.shape}")
+        hidden = shorten(hidden, self._dims.context_tokens)
+        out = self._pool.get("context").run(hidden=hidden[None], transcript=speech)
+        layers = range(self._dims.depth)
+        return Context(
+            keys=[np.asarray(out[f"k_{i:02d}"], np.float32) for i in layers],
+            values=[np.asarray(out[f"v_{i:02d}"], np.float32) for i in layers],
+        )
+
+    def prepend(self, conditioning: Conditioning) -> Floats:
+        """[1, N, D] from the waveform, its mask and the sync features, absent ones silent."""
+        dims = self._dims
+        wave, sync, keep = conditioning.waveform, conditioning.sync, conditioning.mel_keep
+        if wave is None:
+            wave = np.zeros(dims.window_samples, np.float32)
+        if sync is None:
+            sync = np.zeros((dims.sync_rows, dims.sync_width), np.float32)
+        if keep is None:
+            keep = np.ones(dims.mel_frames, bool)
+        for name, array, shape in (
+            ("waveform", wave, (dims.window_samples,)),
+            ("sync", sync, (dims.sync_rows, dims.sync_width)),
+            ("mel_keep", keep, (dims.mel_frames,)),
+        ):
+            if array.shape != shape:
+                raise RequestError(f"{name} must have shape {shape}, got {array.shape}")
+        out = self._pool.get("signal").run(
+            waveform=wave[None], mel_keep=keep[None], sync=sync[None]
+        )
+        return np.asarray(out["prepend"], np.float32)
+
+
+def shorten(hidden: Floats, tokens: int) -> Floats:
+    """States [n, W] to at most `tokens` rows: linear interpolation, half-pixel centres.
+
+    Source: spec THINKER §4; the original's over-long rule.
+    """
+    length = len(hidden)
+    if length <= tokens:
+        return hidden
+    position = np.maximum((np.arange(tokens) + 0.5) * (length / tokens) - 0.5, 0.0)
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, length - 1)
+    weight = (position - low).astype(np.float32)[:, None]
+    out: Floats = (1 - weight) * hidden[low] + weight * hidden[high]
+    return out

@@ -1,0 +1,67 @@
+"""Loads engines when they are first needed, and in `staged` memory lets go of the others."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal, get_args
+
+from omni_rt.bundle import Bundle
+from omni_rt.engines import Engine
+from omni_rt.errors import EngineError, RequestError
+
+Device = Literal["auto", "cpu"]
+Memory = Literal["resident", "staged"]
+
+_PHASE = {
+    "thinker_embed": "encode",
+    "thinker_cond": "encode",
+    "dit_step": "sample",
+    "vae_decoder": "decode",
+    "vae_encoder": "decode",
+}  # others are small and used between encoding and sampling: they stay
+
+
+class EnginePool:
+    """One engine per stage. `resident` keeps all that were used; `staged` those of one phase."""
+
+    def __init__(
+        self, bundle: Bundle, *, device: Device, threads: int | None, memory: Memory
+    ) -> None:
+        if device not in get_args(Device):
+            raise RequestError(f"device must be one of {get_args(Device)}, got {device!r}")
+        if memory not in get_args(Memory):
+            raise RequestError(f"memory must be one of {get_args(Memory)}, got {memory!r}")
+        if threads is not None and threads < 1:
+            raise RequestError(f"threads must be at least 1, got {threads}")
+        self._bundle, self._threads, self._memory = bundle, threads, memory
+        self._loaded: dict[str, Engine] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def get(self, stage: str) -> Engine:
+        """The stage's engine, loaded if need be. Raises BundleError or EngineError."""
+        from omni_rt.engines.ort import OrtEngine
+
+        with self._lock:
+            if self._closed:
+                raise EngineError("this session is closed")
+            if stage not in self._loaded:
+                spec = self._bundle.graph(stage)
+                if self._memory == "staged":
+                    self._release_other_phases(stage)
+                path = self._bundle.path(spec.path)
+                self._loaded[stage] = OrtEngine(path, spec, threads=self._threads)
+            return self._loaded[stage]
+
+    def close(self) -> None:
+        """Let go of every engine."""
+        with self._lock:
+            self._closed = True
+            self._loaded.clear()
+
+    def _release_other_phases(self, stage: str) -> None:
+        phase = _PHASE.get(stage)
+        if phase is not None:
+            others = [s for s in self._loaded if _PHASE.get(s, phase) != phase]
+            for other in others:
+                del self._loaded[other]

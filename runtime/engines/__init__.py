@@ -1,0 +1,42 @@
+"""The one protocol behind which graphs run, whatever library compiled them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from omni_rt.manifest import TensorSpec
+
+Array = NDArray[np.generic]
+
+
+class Engine(Protocol):
+    """A loaded graph."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """Names, types and shapes of what goes in."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """Names, types and shapes of what comes out."""
+        ...
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once on these inputs; outputs by name. Thread-safe. Raises EngineError."""
+        ...
+
+    def bind(self, buffers: Mapping[str, Array]) -> BoundEngine:
+        """Fix a buffer for every input and output, for many runs. Raises EngineError."""
+        ...
+
+
+class BoundEngine(Protocol):
+    """An engine with fixed buffers. The buffers must outlive it."""
+
+    def enqueue(self) -> None:
+        """Compute the outputs from what the inputs hold now. Raises EngineError."""
+        ...

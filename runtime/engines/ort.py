@@ -1,0 +1,91 @@
+"""ONNX Runtime: the engine that runs everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omni_rt.engines import Array
+from omni_rt.errors import EngineError
+from omni_rt.manifest import GraphSpec, TensorSpec
+
+
+class OrtEngine:
+    """A graph in an ONNX Runtime session on the CPU."""
+
+    def __init__(
+        self, path: Path, spec: GraphSpec, *, threads: int | None, prepack: bool = True
+    ) -> None:
+        """Load the graph. `prepack=False` keeps large weights on disk, mapped, at some speed.
+
+        Raises EngineError if the file is no graph of this contract.
+        """
+        import onnxruntime as ort
+
+        ort.set_default_logger_severity(3)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library's errors share no base class
+            raise EngineError(f"{path.name}: cannot be loaded: {_line(error)}") from error
+        self._spec, self._name = spec, path.stem
+        found = [node.name for node in self._session.get_inputs()]
+        if found != [port.name for port in spec.inputs]:
+            raise EngineError(f"{path.name}: inputs {found} are not the manifest's")
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        return self._spec.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        return self._spec.outputs
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once; outputs by name."""
+        try:
+            values = self._session.run(None, inputs)
+        except Exception as error:
+            raise EngineError(f"{self._name}: {_line(error)}") from error
+        return {port.name: value for port, value in zip(self.outputs, values, strict=True)}
+
+    def bind(self, buffers: Mapping[str, Array]) -> OrtBinding:
+        """Fix every input and output to a C-contiguous buffer."""
+        binding = self._session.io_binding()
+        for ports, attach in (
+            (self.inputs, binding.bind_input),
+            (self.outputs, binding.bind_output),
+        ):
+            for port in ports:
+                array = buffers[port.name]
+                if array.dtype != np.dtype(port.dtype) or not array.flags.c_contiguous:
+                    raise EngineError(
+                        f"{self._name}: buffer {port.name} must be contiguous {port.dtype}"
+                    )
+                attach(port.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        return OrtBinding(self._session, binding, self._name, buffers)
+
+
+class OrtBinding:
+    """A session with fixed buffers."""
+
+    def __init__(self, session: Any, binding: Any, name: str, buffers: Mapping[str, Array]) -> None:
+        self._session, self._binding, self._name = session, binding, name
+        self._buffers = dict(buffers)  # keeps them alive as long as their addresses are bound
+
+    def enqueue(self) -> None:
+        """Run the graph from and into the bound buffers."""
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise EngineError(f"{self._name}: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

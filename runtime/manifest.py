@@ -1,0 +1,182 @@
+"""`manifest.json`: the typed contract between what makes a bundle and what runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from omni_rt import strict_json
+from omni_rt.errors import BundleError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+_MAX_MANIFEST_BYTES = 16 << 20
+
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "int4"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """Sizes of the model, as DESIGN's stage table names them."""
+
+    width: int  # D
+    depth: int
+    heads: int  # H
+    head_width: int  # d
+    latent_channels: int  # C
+    latent_frames: int  # L
+    prepend_tokens: int  # N: sync tokens, then mel tokens
+    hidden_width: int  # of the thinker's states
+    context_tokens: int  # at most so many thinker states; more are interpolated
+    cond_width: int  # of the conditioners' tokens
+    transcript_ids: int  # T: characters the transcript graph takes
+    transcript_tokens: int
+    mel_frames: int
+    sync_rows: int
+    sync_width: int
+    sample_rate_hz: int
+    audio_channels: int
+    downsampling_ratio: int  # samples per latent frame
+    window_samples: int  # of the waveform that conditions
+    clip_samples: int  # of the waveform that comes out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a graph; strings are dynamic dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphSpec:
+    """One portable graph. Graphs with different `fold_id` do not belong together."""
+
+    path: str
+    data: tuple[str, ...]
+    precision: Precision
+    opset: int
+    fold_id: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSpec:
+    """Files and sizes of the text side; None where the bundle has no such part."""
+
+    tokenizer: str | None
+    prompts: str | None
+    vocabulary: str | None
+    max_positions: int | None  # of the thinker's context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSpec:
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One comparison with the torch reference, and the bound it had to meet."""
+
+    rel_l2: float
+    max_abs: float
+    cosine: float
+    snr_db: float | None  # None: equal to the bit
+    bound_rel_l2: float
+    origin: str  # where the bound comes from
+
+    @property
+    def passed(self) -> bool:
+        return self.rel_l2 <= self.bound_rel_l2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Parity with the reference, tied by hash to the graphs that were measured."""
+
+    reference: str
+    library: str
+    stages: Mapping[str, Measurement]  # "dit_step/v" → …
+    end_to_end: Mapping[str, Measurement]
+    graphs: Mapping[str, str]  # stage → digest of its files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    schema: int
+    name: str
+    dims: Dims
+    graphs: Mapping[str, GraphSpec]
+    engines: Mapping[str, Any]  # target → compiled plans; empty in a portable bundle
+    text: TextSpec
+    constants: str
+    parity: Mapping[str, str]  # stage → npz of inputs and reference outputs
+    plans: Mapping[str, str]  # plan name → file
+    default_plan: str
+    files: Mapping[str, FileSpec]
+    weights_licence: str
+    provenance: Mapping[str, Any]
+    certificate: Certificate | None = field(default=None)
+
+
+def parse_manifest(raw: object) -> Manifest:
+    """Type and check a manifest. Raises BundleError naming the key that is wrong."""
+    if not isinstance(raw, Mapping) or type(raw.get("schema")) is not int:
+        raise BundleError("manifest: no integer `schema`: this is no bundle of omni_rt")
+    if raw["schema"] != SCHEMA:
+        raise BundleError(
+            f"manifest: schema {raw['schema']}, but this omni_rt reads {SCHEMA}: "
+            + ("upgrade omni_rt" if raw["schema"] > SCHEMA else "export the bundle again")
+        )
+    manifest = strict_json.parse(Manifest, raw, where="manifest")
+    _check_paths(manifest)
+    return manifest
+
+
+def _check_paths(manifest: Manifest) -> None:
+    text = manifest.text
+    used = {*manifest.plans.values(), *manifest.parity.values(), manifest.constants}
+    used |= {p for p in (text.tokenizer, text.prompts, text.vocabulary) if p is not None}
+    for graph in manifest.graphs.values():
+        used |= {graph.path, *graph.data}
+    for path in sorted(used | manifest.files.keys()):
+        if not is_inside(path):
+            raise BundleError(f"manifest: path {path!r} leaves the bundle")
+    unlisted = sorted(used - manifest.files.keys())
+    if unlisted:
+        raise BundleError(f"manifest: files without a hash: {', '.join(unlisted)}")
+
+
+def is_inside(path: str) -> bool:
+    """Whether a POSIX path is relative, plain, and stays below its directory."""
+    parts = PurePosixPath(path).parts
+    plain = "\\" not in path and "\0" not in path and ":" not in path
+    return plain and bool(parts) and not path.startswith("/") and ".." not in parts
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of the bundle in `directory`. Raises BundleError."""
+    path = directory / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"manifest: {path} is too large to be one")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"no bundle at {directory}: {MANIFEST}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"manifest: {path} is not JSON: {error}") from error
+    return parse_manifest(raw)
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write `manifest.json`, readable and with its keys in the dataclasses' order."""
+    text = json.dumps(strict_json.to_json(manifest), indent=1, ensure_ascii=False)
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""How far two arrays are apart: the numbers of certificates, `verify` and the parity tests."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from omni_rt.manifest import Measurement
+
+
+def _float64(value: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(value, dtype=np.float64).ravel()
+
+
+def rel_l2(value: ArrayLike, reference: ArrayLike) -> float:
+    """‖value − reference‖ / ‖reference‖; infinite where only the reference is zero."""
+    a, b = _float64(value), _float64(reference)
+    error, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    if error == 0:
+        return 0.0
+    return error / size if size > 0 and math.isfinite(error) else math.inf
+
+
+def snr_db(value: ArrayLike, reference: ArrayLike) -> float:
+    """20·log10(‖reference‖ / ‖value − reference‖); infinite for equal arrays."""
+    error = rel_l2(value, reference)
+    return math.inf if error == 0 else -20 * math.log10(error)
+
+
+def cosine(value: ArrayLike, reference: ArrayLike) -> float:
+    """Cosine of the angle between the two as vectors; 1 for two zeros."""
+    a, b = _float64(value), _float64(reference)
+    sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / sizes if sizes > 0 else float(not a.any() and not b.any())
+
+
+def max_abs(value: ArrayLike, reference: ArrayLike) -> float:
+    """Largest absolute difference."""
+    difference = np.abs(_float64(value) - _float64(reference))
+    return float(difference.max(initial=0.0))
+
+
+def measure(
+    value: ArrayLike, reference: ArrayLike, *, bound_rel_l2: float, origin: str
+) -> Measurement:
+    """Everything at once, beside the bound it has to meet. NaN counts as infinitely far."""
+    finite = bool(np.isfinite(_float64(value)).all())
+    snr = snr_db(value, reference) if finite else -math.inf
+    return Measurement(
+        rel_l2=rel_l2(value, reference) if finite else float(np.finfo(np.float64).max),
+        max_abs=max_abs(value, reference) if finite else float(np.finfo(np.float64).max),
+        cosine=cosine(value, reference) if finite else 0.0,
+        snr_db=snr if math.isfinite(snr) else None,
+        bound_rel_l2=bound_rel_l2,
+        origin=origin,
+    )

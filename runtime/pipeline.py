@@ -1,0 +1,144 @@
+"""The three phases on one bundle's engines, one request at a time: encode, sample, decode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import ArrayLike
+from omni_rt.audio import Audio, Samples, peak_normalised
+from omni_rt.bundle import Bundle
+from omni_rt.encode import Conditioning, Encoder, Floats
+from omni_rt.engine_pool import EnginePool
+from omni_rt.errors import Cancelled, RequestError
+from omni_rt.options import InitialLatents, OnStep, Sampling
+from omni_rt.preprocess.waveform import channels_as, fitted
+from omni_rt.sampling import Noise, run_plan
+from omni_rt.tasks import Request
+
+MAX_BATCH = 64
+_CANCEL_POLL_S = 0.05
+
+
+class Pipeline:
+    """Thread-safe: whoever comes second waits, and can be cancelled while waiting."""
+
+    def __init__(self, bundle: Bundle, pool: EnginePool) -> None:
+        self.bundle, self.dims = bundle, bundle.manifest.dims
+        self._pool, self._encoder = pool, Encoder(bundle, pool)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def _exclusive(self, cancel: threading.Event | None = None) -> Iterator[None]:
+        while not self._lock.acquire(timeout=_CANCEL_POLL_S):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("cancelled by the caller while waiting for another request")
+        try:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("cancelled by the caller")
+            yield
+        finally:
+            self._lock.release()
+
+    def encode(
+        self, request: Request, negative_prompt: str | None, cancel: threading.Event | None = None
+    ) -> Conditioning:
+        """The model's inputs for a request."""
+        with self._exclusive(cancel):
+            return self._encoder.encode(request, negative_prompt=negative_prompt)
+
+    def initial_latents(self, clip: Audio, *, strength: float) -> InitialLatents:
+        """What the encoder makes of a clip to vary."""
+        dims = self.dims
+        stereo = channels_as(clip, channels=dims.audio_channels, rate_hz=dims.sample_rate_hz)
+        window = fitted(stereo, dims.latent_frames * dims.downsampling_ratio)
+        with self._exclusive():
+            out = self._pool.get("vae_encoder").run(waveform=window[None])
+        mean, std = (np.asarray(out[name], np.float32) for name in ("mean", "std"))
+        return InitialLatents(mean=mean, std=std, sigma=1 - strength)
+
+    def latents(
+        self,
+        conditionings: Sequence[Conditioning],
+        seeds: Sequence[int],
+        how: Sampling,
+        *,
+        on_step: OnStep | None,
+        noise: ArrayLike | None = None,
+    ) -> Floats:
+        """Latents [B, C, L]; `noise` replaces the seeds' initial noise."""
+        if not 1 <= len(conditionings) <= MAX_BATCH:
+            raise RequestError(f"a batch holds 1 to {MAX_BATCH} requests, got {len(conditionings)}")
+        if len(seeds) != len(conditionings):
+            raise RequestError(f"{len(seeds)} seeds for {len(conditionings)} requests")
+        streams = [
+            Noise(seed, (self.dims.latent_channels, self.dims.latent_frames)) for seed in seeds
+        ]
+        start = np.stack([stream.initial for stream in streams])
+        if noise is not None:
+            start = _checked_noise(noise, start.shape)
+        if how.initial is not None:
+            start = _towards(how.initial, start, np.stack([stream.encoder for stream in streams]))
+        rows = [[stream.draw() for stream in streams] for _ in range(how.plan.renoise_rows)]
+        with self._exclusive(how.cancel):
+            prepared = [self._encoder.prepare(c, with_negative=how.guided) for c in conditionings]
+            found, _ = run_plan(
+                self._pool.get("dit_step"),
+                how,
+                prepared,
+                start=start,
+                renoise=np.array(rows, np.float32),
+                on_step=on_step,
+            )
+        return found
+
+    def decode(self, latents: ArrayLike) -> Floats:
+        """Waveform [B, 2, samples] of latents [B, C, L], item by item to bound the memory."""
+        array = np.asarray(latents, np.float32)
+        channels = self.dims.latent_channels
+        if array.ndim != 3 or array.shape[1] != channels or not array.size:
+            raise RequestError(f"latents must be [B, {channels}, L], got {array.shape}")
+        with self._exclusive():
+            engine = self._pool.get("vae_decoder")
+            clips = [engine.run(latents=item[None])["waveform"] for item in array]
+        return np.asarray(np.concatenate(clips), np.float32)
+
+    def clips(
+        self,
+        conditionings: Sequence[Conditioning],
+        seeds: Sequence[int],
+        how: Sampling,
+        on_step: OnStep | None,
+    ) -> list[Samples]:
+        """A clip [2, samples] of one window for each conditioning, normalised if asked for."""
+        waveforms = self.decode(self.latents(conditionings, seeds, how, on_step=on_step))
+        return [peak_normalised(clip) if how.normalise else clip for clip in waveforms]
+
+    def load_all(self) -> None:
+        """Load every engine of the bundle."""
+        with self._exclusive():
+            for stage in self.bundle.manifest.graphs:
+                self._pool.get(stage)
+
+    def close(self) -> None:
+        """Let go of the engines once no request runs."""
+        with self._exclusive():
+            self._pool.close()
+
+
+def _towards(initial: InitialLatents, noise: Floats, encoder_noise: Floats) -> Floats:
+    """X = clip·(1−σ) + noise·σ, the clip drawn from its distribution (spec UPSTREAM §4, §6)."""
+    clip = initial.mean + initial.std * encoder_noise
+    mixed: Floats = np.float32(1 - initial.sigma) * clip + np.float32(initial.sigma) * noise
+    return mixed
+
+
+def _checked_noise(noise: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    array = np.asarray(noise, np.float32)
+    if array.shape == shape[1:]:
+        array = array[None]
+    if array.shape != shape or not np.isfinite(array).all():
+        raise RequestError(f"noise must be finite and of shape {shape}, got {array.shape}")
+    return array

@@ -1,0 +1,71 @@
+"""Requests → the thinker's prompt: templates, chat layout, token ids (spec UPSTREAM §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omni_rt.errors import BundleError, RequestError
+
+# Names of the upstream templates, with the placeholders each must have.
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "SYSTEM_T2A": (),
+    "SYSTEM_T2M": (),
+    "SYSTEM_TTS": (),
+    "SYSTEM_V2A": (),
+    "SYSTEM_V2M": (),
+    "SYSTEM_EDITING": (),
+    "SYSTEM_UNDERSTANDING": (),
+    "EDITING_ADD": ("desc",),
+    "EDITING_REMOVE": ("desc",),
+    "EDITING_EXTRACT": ("desc",),
+    "EDITING_STYLE": ("source", "target"),
+}
+
+_TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with its {placeholders} replaced; braces in the values stay what they are."""
+    filled = template
+    for name, value in values.items():
+        filled = filled.replace("{" + name + "}", value)
+    return filled
+
+
+def layout(system: str, user: str) -> str:
+    """A system turn, a user turn, and an opened assistant turn."""
+    turns = "".join(
+        f"{_TURN_START}{role}\n{text}{_TURN_END}\n"
+        for role, text in (("system", system), ("user", user))
+    )
+    return f"{turns}{_TURN_START}assistant\n"
+
+
+class Tokenizer:
+    """The thinker's `tokenizer.json`."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Loaded
+
+        try:
+            self._loaded = Loaded.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(f"{path.name} is not a tokenizer: {error}") from error
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids [n] of a prompt, special tokens recognised, nothing added."""
+        return np.array(self._loaded.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+
+def check_text(text: object, *, what: str) -> str:
+    """A non-empty string, stripped of nothing. Raises RequestError naming `what`."""
+    if not isinstance(text, str):
+        raise RequestError(f"{what} must be text, got {type(text).__name__}")
+    if not text.strip():
+        raise RequestError(f"{what} is empty")
+    if _TURN_START in text or _TURN_END in text:
+        raise RequestError(f"{what} may not contain {_TURN_START} or {_TURN_END}")
+    return text

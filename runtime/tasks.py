@@ -1,0 +1,225 @@
+"""The model's tasks: one frozen request per task, and what each says to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from omni_rt.audio import Audio
+from omni_rt.errors import RequestError
+from omni_rt.preprocess.chat import check_text, fill
+from omni_rt.preprocess.transcript import spoken_text
+
+Clip: TypeAlias = "str | Path | Audio"
+
+VOICE_S = 6.0  # the model was trained on voice prompts of at most this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What all tasks answer; the subclasses' fields are the arguments of their task."""
+
+    task: ClassVar[str]
+    system: ClassVar[str]  # name of the system prompt's template
+    summary: ClassVar[str]
+    long: ClassVar[bool] = False  # may last longer than one window
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        """The user's turn in the thinker's prompt. Raises RequestError for unusable text."""
+        raise NotImplementedError
+
+    def negative_text(self, text: str) -> str:
+        """The user's turn of a negative prompt, worded as this task words its own."""
+        return text
+
+    def spoken(self) -> str | None:
+        """The words for the transcript input, or None."""
+        return None
+
+    def clip(self) -> Clip | None:
+        """The recording that conditions the output through its log-mel, or None."""
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text(Request):
+    prompt: str
+    long: ClassVar[bool] = True
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        return check_text(self.prompt, what="prompt") + "."
+
+    def negative_text(self, text: str) -> str:
+        return text + "."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextToAudio(_Text):
+    """Sound from a description."""
+
+    task: ClassVar[str] = "T2A"
+    system: ClassVar[str] = "SYSTEM_T2A"
+    summary: ClassVar[str] = "sound from a description: prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextToMusic(_Text):
+    """Music from a description."""
+
+    task: ClassVar[str] = "T2M"
+    system: ClassVar[str] = "SYSTEM_T2M"
+    summary: ClassVar[str] = "music from a description: prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Speech(Request):
+    system: ClassVar[str] = "SYSTEM_TTS"
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        return ""  # the words reach the model through the transcript input only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextToSpeech(_Speech):
+    """Speech of the words in `prompt`, in the timbre of `voice` where given.
+
+    `voice` (its first 6 s are used) needs `voice_transcript`, the words spoken in it.
+    """
+
+    prompt: str
+    voice: Clip | None = None
+    voice_transcript: str | None = None
+    task: ClassVar[str] = "TTS"
+    summary: ClassVar[str] = "speech: prompt, and optionally voice with voice_transcript"
+
+    def spoken(self) -> str:
+        words = check_text(self.prompt, what="prompt")
+        if self.voice is None and self.voice_transcript is not None:
+            raise RequestError("voice_transcript is given without voice")
+        if self.voice is not None and self.voice_transcript is None:
+            raise RequestError("voice needs voice_transcript, the words spoken in it")
+        return spoken_text(words, self.voice_transcript)
+
+    def clip(self) -> Clip | None:
+        return self.voice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceConversion(_Speech):
+    """The words of a recording (`transcript`) in the timbre of `voice`."""
+
+    transcript: str
+    voice: Clip
+    voice_transcript: str
+    task: ClassVar[str] = "VC"
+    summary: ClassVar[str] = "voice conversion: transcript, voice and voice_transcript"
+
+    def spoken(self) -> str:
+        words = check_text(self.transcript, what="transcript")
+        reference = check_text(self.voice_transcript, what="voice_transcript")
+        return spoken_text(words, reference)
+
+    def clip(self) -> Clip:
+        return self.voice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit(Request):
+    """An edit of a recording."""
+
+    source: Clip
+    system: ClassVar[str] = "SYSTEM_EDITING"
+
+    def clip(self) -> Clip:
+        return self.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described(Edit):
+    desc: str
+    template: ClassVar[str]
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        return fill(templates[self.template], {"desc": check_text(self.desc, what="desc")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(_Described):
+    """Add a sound to a recording."""
+
+    task: ClassVar[str] = "Add"
+    template: ClassVar[str] = "EDITING_ADD"
+    summary: ClassVar[str] = "add the sound desc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove(_Described):
+    """Remove a sound from a recording."""
+
+    task: ClassVar[str] = "Remove"
+    template: ClassVar[str] = "EDITING_REMOVE"
+    summary: ClassVar[str] = "remove the sound desc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract(_Described):
+    """Keep one sound of a recording."""
+
+    task: ClassVar[str] = "Extract"
+    template: ClassVar[str] = "EDITING_EXTRACT"
+    summary: ClassVar[str] = "keep only the sound desc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleTransfer(Edit):
+    """Turn one kind of sound into another."""
+
+    source_category: str
+    target_category: str
+    task: ClassVar[str] = "Style Transfer"
+    summary: ClassVar[str] = "turn source_category into target_category"
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        values = {
+            "source": check_text(self.source_category, what="source_category"),
+            "target": check_text(self.target_category, what="target_category"),
+        }
+        return fill(templates["EDITING_STYLE"], values)
+
+
+GENERATION: tuple[type[Request], ...] = (TextToAudio, TextToMusic, TextToSpeech, VoiceConversion)
+EDITING: tuple[type[Request], ...] = (Add, Remove, Extract, StyleTransfer)
+
+
+def make_request(
+    task: str, given: Mapping[str, Any], *, among: tuple[type[Request], ...]
+) -> Request:
+    """The request of `task` from its arguments; None counts as not given.
+
+    Raises RequestError for an unknown task, a missing argument, or one the task does not take.
+    """
+    by_name = {_plain(kind.task): kind for kind in among}
+    kind = by_name.get(_plain(task)) if isinstance(task, str) else None
+    if kind is None:
+        known = ", ".join(k.task for k in among)
+        raise RequestError(f"unknown task {task!r}: expected one of {known}")
+    arguments = {name: value for name, value in given.items() if value is not None}
+    names = [f.name for f in fields(kind)]
+    alien = sorted(arguments.keys() - set(names))
+    if alien:
+        raise RequestError(f"{kind.task} takes no {', '.join(alien)}; it takes {', '.join(names)}")
+    try:
+        return kind(**arguments)
+    except TypeError:
+        required = [n for n in names if n not in arguments and n not in _optional(kind)]
+        raise RequestError(f"{kind.task} needs {', '.join(required)}") from None
+
+
+def _plain(task: str) -> str:
+    return "".join(c for c in task.lower() if c.isalnum())
+
+
+def _optional(kind: type[Request]) -> frozenset[str]:
+    return frozenset(f.name for f in fields(kind) if f.default is None)

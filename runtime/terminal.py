@@ -1,0 +1,102 @@
+"""How commands talk: progress and tables on a terminal, JSON for programs, one line per error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from omni_rt import strict_json
+from omni_rt.errors import OmniError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+_err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    _out.print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """A line for the person, on standard error."""
+    _err.print(text, markup=False, style="dim")
+
+
+def print_json(value: Any) -> None:
+    """A value (dataclasses too) as one JSON document on standard output."""
+    sys.stdout.write(json.dumps(strict_json.to_json(value), indent=1, default=str) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; the first column is text, the others align right."""
+    table = Table(title=escape(title), title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    _out.print(table)
+
+
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """End the command with one line of error."""
+    _err.print(f"error: {message}", markup=False, style="bold red", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """Turn this project's errors into one line and exit status 1, Ctrl-C into 130."""
+    try:
+        yield
+    except OmniError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing was written", code=130)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """A function that opens a named bar and returns its `update(done, total)`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True) as progress:
+
+        def open_bar(name: str) -> Callable[[int, int], None]:
+            bar = progress.add_task(name, total=1)
+            return lambda done, total: progress.update(bar, completed=done, total=total)
+
+        yield open_bar
+
+
+@contextmanager
+def stage_notes(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A function that says what is being done now, with the time the last one took."""
+    import time
+
+    state: list[tuple[str, float]] = []
+
+    def tell(what: str) -> None:
+        finish()
+        state.append((what, time.perf_counter()))
+
+    def finish() -> None:
+        if state and not quiet:
+            what, start = state.pop()
+            note(f"{what}: {time.perf_counter() - start:.1f} s")
+        state.clear()
+
+    yield tell
+    finish()
