@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import omni_rt
 import torch
+
+import omni_rt
 from omni_rt import verify
 from omni_rt.bundle import Bundle, graph_digest
 from omni_rt.errors import ExportError

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omni_rt.bundle import sha256_of
-from omni_rt.errors import ExportError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from omni_rt.bundle import sha256_of
+from omni_rt.errors import ExportError
 
 THINKER_MARK = "thinker."
 THINKER_PREFIX = "conditioner.conditioners.omni_prompt.model."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
+
 from omni_rt.export.checkpoint import THINKER_MARK, THINKER_PREFIX, parameters_on_meta
 from omni_rt.export.graphs import Port, Stage
 from omni_rt.export.reference.autoencoder import Oobleck
@@ -21,7 +23,6 @@ from omni_rt.export.stages import (
     VaeEncoder,
 )
 from omni_rt.manifest import Dims
-from torch import nn
 
 MODEL_STAGES = ("transcript", "context", "signal", "dit_step", "vae_decoder", "vae_encoder")
 THINKER_STAGES = ("thinker_embed", "thinker_cond")

@@ -17,11 +17,12 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from torch import Tensor, nn
+
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import LazyTensor
 from omni_rt.export.surgery import fold_weight_transposes, matmul_biases, simplify
 from omni_rt.export.weight_file import WeightFile
-from torch import Tensor, nn
 
 OPSET = 20  # the newest that every back end takes (spec QUANTISATION §1, step 3)
 _IR_TYPES = {torch.float32: ir.DataType.FLOAT, torch.float64: ir.DataType.DOUBLE}

@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
 from omni_rt.export.reference.dit import guided_velocity, split_heads
 from omni_rt.export.reference.model import AudioOmni
 from omni_rt.export.reference.sampler import sample_euler
 from omni_rt.export.reference.thinker import Thinker
 from omni_rt.manifest import Dims
-from torch import Tensor
 
 Arrays = dict[str, NDArray[np.generic]]
 

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import THINKER_MARK, THINKER_PREFIX, parameters_on_meta
 from omni_rt.export.config import ModelConfig, read_config
@@ -21,7 +23,6 @@ from omni_rt.export.reference.conditioners import ConditionerSizes
 from omni_rt.export.reference.dit import DitSizes, RotaryAngles
 from omni_rt.export.reference.model import ModelSizes, parameter_shapes
 from omni_rt.export.reference.thinker import Thinker, ThinkerSizes
-from torch import Tensor
 
 _SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 

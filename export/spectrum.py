@@ -11,8 +11,9 @@ from __future__ import annotations
 from math import gcd
 
 import torch
-from omni_rt.errors import ExportError
 from torch import Tensor
+
+from omni_rt.errors import ExportError
 
 Complex = tuple[Tensor, Tensor]
 

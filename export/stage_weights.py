@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from torch import Tensor
+
 from omni_rt.export.checkpoint import LazyTensor
 from omni_rt.export.graphs import Stage, tensors_of
 from omni_rt.export.reference.autoencoder import weight_norm
-from torch import Tensor
 
 # Fused projections and the parts they are split into, in the order of their rows.
 FUSED: Mapping[str, tuple[str, ...]] = {

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from omni_rt.export.reference.autoencoder import Conv, ConvTranspose, Oobleck
 from omni_rt.export.reference.conditioners import (
     AudioInputPrompt,
@@ -35,7 +37,6 @@ from omni_rt.export.reference.dit import (
 from omni_rt.export.reference.thinker import Decoder as ThinkerDecoder
 from omni_rt.export.reference.thinker import ThinkerSizes, kept_layers
 from omni_rt.export.spectrum import check_fft_size, frames_of, rfft, twiddles
-from torch import Tensor, nn
 
 
 class StepSelfAttention(nn.Module):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from omni_rt.errors import ExportError
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
+
+from omni_rt.errors import ExportError
 
 
 def fold_weight_transposes(graph: ir.Graph, weights: set[str]) -> set[str]:

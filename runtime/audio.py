@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.errors import RequestError
 
 Samples = NDArray[np.float32]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engine_pool import EnginePool

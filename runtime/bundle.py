@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.errors import BundleError
 from omni_rt.manifest import MANIFEST, FileSpec, GraphSpec, Manifest, read_manifest
 from omni_rt.plans import Plan, read_plan

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from omni_rt import terminal
 from omni_rt.audio import Audio
 from omni_rt.bundle import Bundle

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from omni_rt.audio import Audio
 from omni_rt.options import OnStep
 from omni_rt.session import Session

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from omni_rt.bundle import Bundle
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import RequestError

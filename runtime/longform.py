@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
+
 from omni_rt.audio import Audio, Samples, peak_normalised
 from omni_rt.encode import Conditioning
 from omni_rt.errors import RequestError

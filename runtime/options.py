@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.errors import RequestError
 from omni_rt.plans import Plan
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike
+
 from omni_rt.audio import Audio, Samples, peak_normalised
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning, Encoder, Floats

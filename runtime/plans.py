@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.errors import BundleError, RequestError
 
 MAX_STEPS = 10_000

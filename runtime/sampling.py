@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from omni_rt._core import Sampler
 from omni_rt.encode import Context, Floats, Prepared
 from omni_rt.engines import Engine

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
 from omni_rt.audio import Audio, Samples
 from omni_rt.bundle import Bundle, Progress
 from omni_rt.encode import Conditioning, Floats

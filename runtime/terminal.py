@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
-from omni_rt import strict_json
-from omni_rt.errors import OmniError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from omni_rt import strict_json
+from omni_rt.errors import OmniError
 
 _err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engines import Engine

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from omni_rt.export.config import OobleckConfig
 from torch import Tensor, nn
+
+from omni_rt.export.config import OobleckConfig
 
 
 def weight_norm(g: Tensor, v: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch import Tensor
+
 from omni_rt.bundle import Bundle
 from omni_rt.errors import BundleError
 from omni_rt.export.checkpoint import LazyTensor
@@ -21,7 +23,6 @@ from omni_rt.export.reference.model import (
     sizes_from,
 )
 from omni_rt.export.stage_weights import FUSED
-from torch import Tensor
 
 
 def bundle_weights(bundle: Bundle) -> dict[str, Tensor]:

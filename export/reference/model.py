@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from torch import nn
+
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import (
     LazyTensor,
@@ -25,7 +27,6 @@ from omni_rt.export.reference.conditioners import (
 )
 from omni_rt.export.reference.dit import DiT, DitSizes
 from omni_rt.export.reference.thinker import Thinker, ThinkerSizes, kept_layers
-from torch import nn
 
 DIT = "model.model."
 CONDITIONERS = "conditioner.conditioners."

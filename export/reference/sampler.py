@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from omni_rt.export.reference.dit import DiT, guided_velocity
 from torch import Tensor
+
+from omni_rt.export.reference.dit import DiT, guided_velocity
 
 
 @torch.inference_mode()

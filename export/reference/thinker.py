@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omni_rt.errors import ExportError
 from torch import Tensor, nn
+
+from omni_rt.errors import ExportError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.manifest import TensorSpec
 
 Array = NDArray[np.generic]

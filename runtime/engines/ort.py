@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from omni_rt.engines import Array
 from omni_rt.errors import EngineError
 from omni_rt.manifest import GraphSpec, TensorSpec

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.errors import BundleError, RequestError
 
 # Names of the upstream templates, with the placeholders each must have.

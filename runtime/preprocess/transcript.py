@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.errors import BundleError, RequestError
 
 FILLER = -1

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from omni_rt.audio import Audio, Samples
 from omni_rt.errors import RequestError
 

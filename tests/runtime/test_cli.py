@@ -1,0 +1,186 @@
+"""The commands as a person or a script meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from omni_rt import Audio
+from omni_rt.cli import app
+from omni_rt.export.cli import commands
+
+pytestmark = pytest.mark.slow
+
+if not any(command.name == "random-checkpoint" for command in app.registered_commands):
+    commands(app)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_help_shows_every_command_and_an_example() -> None:
+    listed = run("--help").stdout
+    for command in ("generate", "edit", "inspect", "verify", "bench", "demo", "doctor", "export"):
+        assert command in listed
+        assert run(command, "--help").exit_code == 0
+    assert "omni-rt generate T2A" in run("generate", "--help").stdout
+    assert "omni-rt export --config" in run("export", "--help").stdout
+
+
+def test_generate_writes_the_file_and_says_how(standin_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rain.wav"
+    arguments = ("-b", standin_bundle, "--prompt", "rain", "--plan", "euler-2", "--seed", 3)
+    result = run("generate", "T2A", *arguments, "-o", out, "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["seed"] == 3
+    assert told["file"] == str(out)
+    assert Audio.read(out).duration_s == told["duration_s"] == 10.0
+
+
+def test_edit_reads_what_it_is_given(standin_bundle: Path, tmp_path: Path) -> None:
+    source = Audio(np.full((1, 8000), 0.1, np.float32), 8000).save(tmp_path / "in.flac")
+    out = tmp_path / "out.mp3"
+    result = run(
+        "edit",
+        "Remove",
+        source,
+        "-b",
+        standin_bundle,
+        "--desc",
+        "hum",
+        "--plan",
+        "euler-2",
+        "-o",
+        out,
+    )
+    assert result.exit_code == 0
+    assert abs(Audio.read(out).duration_s - 1.0) < 0.06  # mp3 pads to whole frames
+
+
+def test_an_error_is_one_line_on_stderr(standin_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.wav"
+    cases = [
+        ("generate", "T2A", "-b", standin_bundle, "-o", out),
+        ("generate", "T2A", "-b", tmp_path, "--prompt", "a", "-o", out),
+        ("generate", "T2A", "-b", standin_bundle, "--prompt", "a", "--plan", "x-1", "-o", out),
+        ("generate", "T2A", "-b", standin_bundle, "--prompt", "a", "--memory", "x", "-o", out),
+        ("edit", "Remove", tmp_path / "no.wav", "-b", standin_bundle, "--desc", "a", "-o", out),
+        ("inspect", tmp_path),
+        ("verify", tmp_path),
+        ("bench", tmp_path),
+        ("export", "--config", "no", "--checkpoint", "no", "--out", tmp_path / "b"),
+    ]
+    for arguments in cases:
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert result.stderr.strip().startswith("error: ")
+        assert len(result.stderr.strip().splitlines()) == 1
+        assert "Traceback" not in result.output
+    assert not out.exists()
+
+
+def test_a_file_that_cannot_be_written_is_told(standin_bundle: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "x.aiff", tmp_path / "no" / "x.wav"):
+        result = run(
+            "generate", "T2A", "-b", standin_bundle, "--prompt", "a", "--plan", "euler-1", "-o", out
+        )
+        assert result.exit_code == 1
+        assert "cannot write" in result.stderr
+
+
+def test_inspect_names_stages_licence_and_parity(standin_bundle: Path) -> None:
+    text = run("inspect", standin_bundle).stdout
+    for word in ("dit_step", "weights:", "default plan euler-100", "pass"):
+        assert word in text
+    told = json.loads(run("inspect", standin_bundle, "--json").stdout)
+    assert told["graphs"]["dit_step"]["precision"] == "fp32"
+
+
+def test_verify_measures_every_stage(standin_bundle: Path) -> None:
+    result = run("verify", standin_bundle, "--json")
+    assert result.exit_code == 0
+    measured = json.loads(result.stdout)["measured"]
+    assert {name.split("/")[0] for name in measured} == {
+        p.stem for p in (standin_bundle / "graphs").glob("*.onnx")
+    }
+
+
+def test_bench_reports_stages_steps_and_memory(standin_bundle: Path) -> None:
+    result = run("bench", standin_bundle, "--runs", 1, "--steps", 2, "--threads", 2, "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["stages"]["vae_decoder"]["p50_s"] > 0
+    assert told["step_gflop"] > 0
+    assert told["peak_rss_bytes"] > 1e7
+    table = run("bench", standin_bundle, "--runs", 1, "--steps", 1).stdout
+    assert "p50 ms" in table
+    assert "loop overhead" in table
+
+
+def test_the_original_and_the_step_are_timed_side_by_side(standin_bundle: Path) -> None:
+    result = run("bench-reference", standin_bundle, "--runs", 1, "--json")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["rel_l2"] < 1e-4  # the same velocity: the end-to-end bound of the certificate
+    assert told["original_gflop"] > told["step_gflop"]
+
+
+def test_demo_makes_what_it_lists(standin_bundle: Path, tmp_path: Path) -> None:
+    result = run("demo", standin_bundle, "--out", tmp_path / "demo", "--plan", "euler-2")
+    assert result.exit_code == 0
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert names == {"source.wav", "sound.wav", "speech.wav", "edited.wav"}
+
+
+def test_doctor_knows_this_machine() -> None:
+    findings = json.loads(run("doctor", "--json").stdout)
+    assert {"processor", "C++ loop", "audio files"} <= {f["what"] for f in findings}
+
+
+def test_without_torch_the_runtime_works_and_export_says_what_to_install(
+    standin_bundle: Path, tmp_path: Path
+) -> None:
+    blocked = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "from omni_rt.cli import main\n"
+        "main()\n"
+    )
+
+    def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", blocked, *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
+
+    out = tmp_path / "a.wav"
+    made = command(
+        "generate", "T2A", "-b", standin_bundle, "--prompt", "a", "--plan", "euler-1", "-o", out
+    )
+    assert made.returncode == 0, made.stderr
+    assert out.exists()
+    told = command("export", "--config", "c", "--checkpoint", "k", "--out", tmp_path / "b")
+    assert told.returncode == 1
+    assert "pip install 'omni_rt[export]'" in told.stderr
+
+
+def test_random_checkpoints_fit_their_configuration(standin: Path, tmp_path: Path) -> None:
+    out = tmp_path / "random.safetensors"
+    result = run(
+        "random-checkpoint", "--config", standin / "config.json", "--out", out, "--depth", 1
+    )
+    assert result.exit_code == 0
+    from omni_rt.export.checkpoint import open_checkpoint
+    from omni_rt.export.config import read_config
+    from omni_rt.export.reference.model import checked_tensors
+
+    config, _ = read_config(tmp_path / "random.json")
+    assert config.depth == 1
+    checked_tensors(config, open_checkpoint(out).model)
