@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -244,7 +246,7 @@ def _trace_by_name(name: str, sizes: ModelSizes, thinker: _Thinker | None) -> by
     return traced_bytes(_stage(name, sizes, thinker))
 
 
-def _traced(sources: _Sources) -> Iterator[bytes]:
+def _traced(sources: _Sources) -> Generator[bytes, None, None]:
     """Every stage traced, in order, by several processes if there are to be."""
     sizes = sources.sizes
     # weights stay here: tracing needs sizes alone
@@ -252,14 +254,32 @@ def _traced(sources: _Sources) -> Iterator[bytes]:
     if sources.options.workers == 1:
         yield from (_trace_by_name(name, sizes, thinker) for name in sources.stages)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(sources.options.workers, mp_context=context) as pool:
+    with _worker_processes(sources.options.workers) as pool:
         # the last stages take longest, so they start first
         results = {
             name: pool.submit(_trace_by_name, name, sizes, thinker)
             for name in reversed(sources.stages)
         }
         yield from (results[name].result() for name in sources.stages)
+
+
+@contextmanager
+def _worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that leave Ctrl-C to this one, which stops them when anything goes wrong."""
+    pool = ProcessPoolExecutor(
+        count,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _weights(stage: Stage, sources: _Sources) -> dict[str, LazyTensor]:
@@ -287,11 +307,11 @@ def _write_graphs(
     folder.mkdir()
     files = {stage.data_file: WeightFile(folder / stage.data_file) for stage in stages}
     try:
-        traced = _traced(sources)
-        for stage in stages:
-            progress(f"graph {stage.name}")
-            file = files[stage.data_file]
-            write_graph(stage, next(traced), weights[stage.name], file=file, fold_id=fold_id)
+        with closing(_traced(sources)) as traced:
+            for stage in stages:
+                progress(f"graph {stage.name}")
+                data, file = next(traced), files[stage.data_file]
+                write_graph(stage, data, weights[stage.name], file=file, fold_id=fold_id)
     finally:
         for file in files.values():
             file.close()

@@ -76,9 +76,10 @@ class Audio:
         return (np.clip(self.samples, -1.0, 1.0) * np.float32(32767)).astype(np.int16)
 
     def save(self, path: str | Path) -> Path:
-        """Write a .wav (16 bit), .flac, .ogg or .mp3, whole or not at all.
+        """Write a .wav, .flac, .ogg or .mp3, whole or not at all; 16 bit where that is a choice.
 
-        Raises RequestError for another suffix or a folder that is not there.
+        Samples beyond ±1 (raw output) are kept, in a float .wav. Raises RequestError for them in
+        another format, for another suffix, and for a folder that is not there.
         """
         import soundfile
 
@@ -88,10 +89,15 @@ class Audio:
             raise RequestError(f"cannot write {target.name}: use one of {', '.join(_FORMATS)}")
         if not target.parent.is_dir():
             raise RequestError(f"cannot write {target}: no folder {target.parent}")
+        loud = float(np.abs(self.samples).max(initial=0.0)) > 1.0
+        if loud and kind != "WAV":
+            raise RequestError(f"cannot write {target.name}: samples exceed ±1; use .wav")
         handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
         os.close(handle)
         try:
-            soundfile.write(name, self.int16().T, self.sample_rate_hz, format=kind)
+            data = self.samples if loud else self.int16()
+            subtype = "FLOAT" if loud else None
+            soundfile.write(name, data.T, self.sample_rate_hz, format=kind, subtype=subtype)
             Path(name).chmod(0o644)
             Path(name).replace(target)
         except (soundfile.LibsndfileError, OSError) as error:

@@ -11,8 +11,10 @@ import typer
 from omni_rt import terminal
 from omni_rt.audio import Audio
 from omni_rt.bundle import Bundle
+from omni_rt.errors import RequestError
 from omni_rt.manifest import Measurement
 from omni_rt.options import OnStep
+from omni_rt.plans import Plan, make_plan
 from omni_rt.session import Session
 
 app = typer.Typer(
@@ -40,6 +42,10 @@ PlanName = Annotated[
     str | None,
     typer.Option("--plan", help="Solver and steps, e.g. euler-100, ab3-25, dpmpp2m-16."),
 ]
+Shift = Annotated[
+    float | None,
+    typer.Option(help="Warp the plan's times: above 1 spends more steps near the noise."),
+]
 CfgScale = Annotated[float, typer.Option(help="Guidance: 1 is none, 7 the original's default.")]
 Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]
@@ -58,6 +64,15 @@ def _open(bundle: Path, threads: int | None, allow_uncertified: bool, memory: st
             allow_uncertified=allow_uncertified,
             progress=bars("verifying the bundle"),
         )
+
+
+def _shifted(plan: Plan, shift: float | None) -> Plan:
+    """The same analytic plan on warped times."""
+    if shift is None:
+        return plan
+    if plan.method is None:
+        raise RequestError(f"plan {plan.name!r} is fitted to its times: --shift cannot warp them")
+    return make_plan(f"{plan.method}-{len(plan.grid) - 1}", shift=shift)
 
 
 def _finish(audio: Audio, output: Path, as_json: bool) -> None:
@@ -92,6 +107,7 @@ def generate(
     ] = None,
     negative_prompt: Negative = None,
     plan: PlanName = None,
+    shift: Shift = None,
     cfg_scale: CfgScale = 7.0,
     rescale: Rescale = 0.0,
     seed: Seed = None,
@@ -119,7 +135,7 @@ def generate(
                 init_audio=init_audio,
                 init_strength=init_strength,
                 duration_s=duration,
-                plan=plan,
+                plan=_shifted(session.plan(plan), shift),
                 cfg_scale=cfg_scale,
                 rescale=rescale,
                 seed=seed,
@@ -142,6 +158,7 @@ def edit(
     target_category: Annotated[str | None, typer.Option(help="Style Transfer: … to.")] = None,
     negative_prompt: Negative = None,
     plan: PlanName = None,
+    shift: Shift = None,
     cfg_scale: CfgScale = 7.0,
     rescale: Rescale = 0.0,
     seed: Seed = None,
@@ -164,7 +181,7 @@ def edit(
                 source_category=source_category,
                 target_category=target_category,
                 negative_prompt=negative_prompt,
-                plan=plan,
+                plan=_shifted(session.plan(plan), shift),
                 cfg_scale=cfg_scale,
                 rescale=rescale,
                 seed=seed,
