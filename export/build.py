@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import signal
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +30,8 @@ from omni_rt.export.contract import (
     STAGES,
     THINKER_STAGES,
     dims_of,
-    model_stage,
-    thinker_stage,
 )
-from omni_rt.export.graphs import OPSET, Port, Stage, traced_bytes, write_graph
+from omni_rt.export.graphs import OPSET, Port, Stage, write_graph
 from omni_rt.export.pack import list_files, new_bundle_directory
 from omni_rt.export.parity import CFG_SCALE, ParityInputs, ParityReference, thinker_parity
 from omni_rt.export.reference.model import (
@@ -50,6 +45,7 @@ from omni_rt.export.reference.model import (
 from omni_rt.export.reference.thinker import ThinkerSizes
 from omni_rt.export.stage_weights import stage_weights
 from omni_rt.export.text_files import check_vocabulary, find_text_files, read_prompts
+from omni_rt.export.tracing import StageSizes, traced_stages
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import (
     SCHEMA,
@@ -85,7 +81,7 @@ class ExportOptions:
     licence: str = OFFICIAL_LICENCE
     overwrite: bool = False
     certify_steps: int = 4
-    workers: int = 1  # processes that trace; more than 1 needs a `__main__` guard in a script
+    workers: int = 1  # processes that trace graphs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +109,15 @@ class _Sources:
     vocabulary: Path | None
     stages: tuple[str, ...]
 
+    @property
+    def stage_sizes(self) -> StageSizes:
+        thinker = self.thinker
+        return StageSizes(
+            model=self.sizes,
+            thinker=None if thinker is None else thinker.sizes,
+            thinker_layer=self.sizes.config.thinker_layer,
+        )
+
 
 def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None) -> Path:
     """Make the bundle `options.out`. Returns its path.
@@ -122,7 +127,7 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
     """
     progress("reading the checkpoint")
     sources = _open_sources(options)
-    stages = [_stage(name, sources.sizes, sources.thinker) for name in sources.stages]
+    stages = [sources.stage_sizes.stage(name) for name in sources.stages]
     weights = {stage.name: _weights(stage, sources) for stage in stages}
     needed = _PARITY_BYTES + sum(_bytes(w) for w in weights.values())
     with new_bundle_directory(
@@ -235,53 +240,6 @@ def _open_text(
     return find_text_files(*given)
 
 
-def _stage(name: str, sizes: ModelSizes, thinker: _Thinker | None) -> Stage:
-    if name in MODEL_STAGES:
-        return model_stage(name, sizes)
-    assert thinker is not None
-    return thinker_stage(name, thinker.sizes, thinker.layer_index)
-
-
-def _trace_by_name(name: str, sizes: ModelSizes, thinker: _Thinker | None) -> bytes:
-    return traced_bytes(_stage(name, sizes, thinker))
-
-
-def _traced(sources: _Sources) -> Generator[bytes, None, None]:
-    """Every stage traced, in order, by several processes if there are to be."""
-    sizes = sources.sizes
-    # weights stay here: tracing needs sizes alone
-    thinker = None if sources.thinker is None else replace(sources.thinker, tensors={})
-    if sources.options.workers == 1:
-        yield from (_trace_by_name(name, sizes, thinker) for name in sources.stages)
-        return
-    with _worker_processes(sources.options.workers) as pool:
-        # the last stages take longest, so they start first
-        results = {
-            name: pool.submit(_trace_by_name, name, sizes, thinker)
-            for name in reversed(sources.stages)
-        }
-        yield from (results[name].result() for name in sources.stages)
-
-
-@contextmanager
-def _worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that leave Ctrl-C to this one, which stops them when anything goes wrong."""
-    pool = ProcessPoolExecutor(
-        count,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        yield pool
-    except BaseException:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _weights(stage: Stage, sources: _Sources) -> dict[str, LazyTensor]:
     if stage.name in MODEL_STAGES:
         return stage_weights(stage, sources.tensors)
@@ -307,7 +265,8 @@ def _write_graphs(
     folder.mkdir()
     files = {stage.data_file: WeightFile(folder / stage.data_file) for stage in stages}
     try:
-        with closing(_traced(sources)) as traced:
+        workers = sources.options.workers
+        with closing(traced_stages(sources.stages, sources.stage_sizes, workers=workers)) as traced:
             for stage in stages:
                 progress(f"graph {stage.name}")
                 data, file = next(traced), files[stage.data_file]

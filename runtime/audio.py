@@ -17,6 +17,7 @@ from omni_rt.errors import RequestError
 Samples = NDArray[np.float32]
 
 MAX_CHANNELS = 8
+_BLOCK_FRAMES = 16_384
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
 
@@ -35,8 +36,9 @@ class Audio:
                 f"audio must be [channels, samples] with 1 to {MAX_CHANNELS} channels, "
                 f"got shape {samples.shape}"
             )
-        if self.sample_rate_hz <= 0:
-            raise RequestError(f"sample rate must be positive, got {self.sample_rate_hz}")
+        rate = self.sample_rate_hz
+        if not isinstance(rate, (int, np.integer)) or not 0 < rate < 2**31:
+            raise RequestError(f"sample rate must be a positive integer, got {rate!r}")
         object.__setattr__(self, "samples", samples)
 
     @property
@@ -67,13 +69,18 @@ class Audio:
                         f"at most {max_duration_s:g} s are supported: cut it first"
                     )
                 samples = file.read(dtype="float32", always_2d=True).T
-        except (soundfile.LibsndfileError, MemoryError) as error:
+        except (soundfile.LibsndfileError, TypeError, MemoryError) as error:
+            # TypeError: a headerless file, whose rate nobody knows
             raise RequestError(f"{path} is not audio that can be decoded: {error}") from error
         return cls(np.ascontiguousarray(samples), rate, {"file": Path(path).name})
 
     def int16(self) -> NDArray[np.int16]:
         """16-bit samples as the original makes them: clamped, ×32767, truncated toward zero."""
         return (np.clip(self.samples, -1.0, 1.0) * np.float32(32767)).astype(np.int16)
+
+    def _pcm(self) -> Samples:
+        """The 16-bit samples as floats, which every encoder takes."""
+        return self.int16().astype(np.float32) / np.float32(32768)
 
     def save(self, path: str | Path) -> Path:
         """Write a .wav, .flac, .ogg or .mp3, whole or not at all; 16 bit where that is a choice.
@@ -92,19 +99,32 @@ class Audio:
         loud = float(np.abs(self.samples).max(initial=0.0)) > 1.0
         if loud and kind != "WAV":
             raise RequestError(f"cannot write {target.name}: samples exceed ±1; use .wav")
-        handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
-        os.close(handle)
+        draft: Path | None = None
         try:
-            data = self.samples if loud else self.int16()
-            subtype = "FLOAT" if loud else None
-            soundfile.write(name, data.T, self.sample_rate_hz, format=kind, subtype=subtype)
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
+            handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
+            os.close(handle)
+            draft = Path(name)
+            _write(draft, self.samples if loud else self._pcm(), self.sample_rate_hz, kind, loud)
+            draft.chmod(0o644)
+            draft.replace(target)
         except (soundfile.LibsndfileError, OSError) as error:
             raise RequestError(f"cannot write {target}: {error}") from error
         finally:
-            Path(name).unlink(missing_ok=True)
+            if draft is not None:
+                draft.unlink(missing_ok=True)
         return target
+
+
+def _write(path: Path, samples: Samples, rate_hz: int, kind: str, as_float: bool) -> None:
+    """Encode in blocks: libvorbis overflows the stack when it gets a minute at once."""
+    import soundfile
+
+    subtype = "FLOAT" if as_float else None
+    with soundfile.SoundFile(
+        path, "w", samplerate=rate_hz, channels=len(samples), format=kind, subtype=subtype
+    ) as file:
+        for start in range(0, samples.shape[1], _BLOCK_FRAMES):
+            file.write(samples[:, start : start + _BLOCK_FRAMES].T)
 
 
 def peak_normalised(samples: Samples) -> Samples:

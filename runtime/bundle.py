@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,7 +64,10 @@ class Bundle:
     def prompts(self) -> Mapping[str, str]:
         """Prompt templates by their upstream names."""
         path = self._text_file("prompts")
-        prompts = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            prompts = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{path.name} is not JSON: {error}") from error
         if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
             raise BundleError(f"{path.name}: expected an object of strings")
         return prompts
@@ -82,8 +86,9 @@ class Bundle:
     @cached_property
     def empty_transcript(self) -> NDArray[np.float32]:
         """The learned tokens of silence, [1, 256, 768]."""
-        with np.load(self.path(self.manifest.constants), allow_pickle=False) as constants:
-            value: NDArray[np.float32] = constants["empty_transcript"]
+        value: NDArray[np.float32] = self._arrays(self.manifest.constants, "empty_transcript")[
+            "empty_transcript"
+        ].astype(np.float32)
         return value
 
     def plan(self, name: str) -> Plan | None:
@@ -93,8 +98,20 @@ class Bundle:
 
     def parity(self, stage: str) -> dict[str, NDArray[np.generic]]:
         """Inputs and reference outputs of a stage, by name."""
-        with np.load(self.path(self.manifest.parity[stage]), allow_pickle=False) as arrays:
-            return dict(arrays)
+        if stage not in self.manifest.parity:
+            raise BundleError(f"this bundle has no parity data of {stage!r}")
+        return self._arrays(self.manifest.parity[stage])
+
+    def _arrays(self, path: str, *needed: str) -> dict[str, NDArray[np.generic]]:
+        try:
+            with np.load(self.path(path), allow_pickle=False) as arrays:
+                found = dict(arrays)
+        except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{path} is no archive of arrays: {error}") from error
+        missing = [name for name in needed if name not in found]
+        if missing:
+            raise BundleError(f"{path} lacks {', '.join(missing)}")
+        return found
 
     def require_certificate(self) -> None:
         """Raise BundleError unless the certificate is there, matches the files, and passes."""
@@ -106,7 +123,8 @@ class Bundle:
             if certificate.graphs.get(stage) != self.graph_digest(stage):
                 raise BundleError(f"the certificate did not measure this {stage!r} graph" + hint)
         measured = {**certificate.stages, **certificate.end_to_end}
-        uncovered = [s for s in self.manifest.graphs if not any(k.startswith(s) for k in measured)]
+        covered = {name.split("/")[0] for name in certificate.stages}
+        uncovered = [stage for stage in self.manifest.graphs if stage not in covered]
         if uncovered:
             raise BundleError(f"the certificate says nothing of {', '.join(uncovered)}" + hint)
         failed = [name for name, m in measured.items() if not m.passed]
@@ -129,7 +147,11 @@ class Bundle:
         done = 0
         for relative, spec in self.manifest.files.items():
             path = self.path(relative)
-            if root not in path.resolve().parents:
+            try:
+                inside = root in path.resolve().parents
+            except (OSError, RuntimeError) as error:  # a link to itself
+                raise BundleError(f"{relative}: a link that leads nowhere: {error}") from error
+            if not inside:
                 raise BundleError(f"{relative}: a link out of the bundle")
             if not path.is_file():
                 raise BundleError(f"{relative}: listed in the manifest but not there")

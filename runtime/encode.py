@@ -60,16 +60,13 @@ class Conditioning:
         Raises RequestError for a wrong rank or values that are not finite. Over-long `hidden` is
         interpolated to the model's context when it is used, as the original does.
         """
-        ids = None if transcript_ids is None else np.asarray(transcript_ids)
-        if ids is not None:
-            transcript.filled(ids, len(ids) if ids.ndim else 0)  # raises for anything but ids
-            ids = ids.astype(np.int64)
+        ids = None if transcript_ids is None else transcript.checked_ids(transcript_ids)
         return cls(
             hidden=_floats(hidden, "hidden", rank=2),
             transcript_ids=ids,
             waveform=None if waveform is None else _floats(waveform, "waveform", rank=1),
             sync=None if sync is None else _floats(sync, "sync", rank=2),
-            mel_keep=None if mel_keep is None else np.asarray(mel_keep, dtype=bool),
+            mel_keep=None if mel_keep is None else _floats(mel_keep, "mel_keep", rank=1) != 0,
             negative_hidden=(
                 None
                 if negative_hidden is None
@@ -80,10 +77,10 @@ class Conditioning:
 
 def _floats(value: ArrayLike, name: str, *, rank: int) -> Floats:
     try:
-        array = np.ascontiguousarray(value, dtype=np.float32)
+        array = np.asarray(value, dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise RequestError(f"{name} is no array of numbers: {error}") from error
-    if array.ndim != rank or array.shape[0] == 0:
+    if array.ndim != rank or array.size == 0:
         raise RequestError(f"{name} must have {rank} axes and not be empty, got {array.shape}")
     if not np.isfinite(array).all():
         raise RequestError(f"{name} holds NaN or infinite values")

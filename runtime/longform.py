@@ -11,7 +11,7 @@ from omni_rt.audio import Audio, Samples, peak_normalised
 from omni_rt.encode import Conditioning
 from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims
-from omni_rt.options import Sampling
+from omni_rt.options import Sampling, nth_seed
 from omni_rt.pipeline import Pipeline
 from omni_rt.preprocess.waveform import cross_fade, fitted, mono, trim_silence
 from omni_rt.tasks import VOICE_S, Edit, Request
@@ -66,7 +66,7 @@ def generated(
     def segments() -> Iterator[Samples]:
         now = conditioning
         for i in range(count):
-            clip = pipeline.clips([now], [seed + i], how, how.progress_of(i, count))[0]
+            clip = pipeline.clips([now], [nth_seed(seed, i)], how, how.progress_of(i, count))[0]
             yield clip
             heard = peak_normalised(clip)[:, :hop].mean(axis=0)
             now = replace(conditioning, waveform=fitted(heard, dims.window_samples))
@@ -100,7 +100,7 @@ def edited(
         for i in range(count):
             part = fitted(heard[i * hop : i * hop + dims.window_samples], dims.window_samples)
             now = replace(conditioning, waveform=part)
-            clip = pipeline.clips([now], [seed + i], how, how.progress_of(i, count))[0]
+            clip = pipeline.clips([now], [nth_seed(seed, i)], how, how.progress_of(i, count))[0]
             yield clip[:, :segment]
 
     return fade_join(segments(), overlap=overlap, total=len(heard))

@@ -89,7 +89,7 @@ class Measurement:
     rel_l2: float
     max_abs: float
     cosine: float
-    snr_db: float | None  # None: equal to the bit
+    snr_db: float | None  # None: equal to the bit, or not comparable (see rel_l2)
     bound_rel_l2: float
     origin: str  # where the bound comes from
 

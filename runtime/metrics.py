@@ -14,9 +14,18 @@ def _float64(value: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(value, dtype=np.float64).ravel()
 
 
+def _pair(
+    value: ArrayLike, reference: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = _float64(value), _float64(reference)
+    if a.size != b.size:
+        raise ValueError(f"arrays of size {a.size} and {b.size} cannot be compared")
+    return a, b
+
+
 def rel_l2(value: ArrayLike, reference: ArrayLike) -> float:
     """‖value − reference‖ / ‖reference‖; infinite where only the reference is zero."""
-    a, b = _float64(value), _float64(reference)
+    a, b = _pair(value, reference)
     error, size = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
     if error == 0:
         return 0.0
@@ -31,27 +40,41 @@ def snr_db(value: ArrayLike, reference: ArrayLike) -> float:
 
 def cosine(value: ArrayLike, reference: ArrayLike) -> float:
     """Cosine of the angle between the two as vectors; 1 for two zeros."""
-    a, b = _float64(value), _float64(reference)
+    a, b = _pair(value, reference)
     sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / sizes if sizes > 0 else float(not a.any() and not b.any())
 
 
 def max_abs(value: ArrayLike, reference: ArrayLike) -> float:
     """Largest absolute difference."""
-    difference = np.abs(_float64(value) - _float64(reference))
-    return float(difference.max(initial=0.0))
+    a, b = _pair(value, reference)
+    return float(np.abs(a - b).max(initial=0.0))
 
 
 def measure(
     value: ArrayLike, reference: ArrayLike, *, bound_rel_l2: float, origin: str
 ) -> Measurement:
-    """Everything at once, beside the bound it has to meet. NaN counts as infinitely far."""
-    finite = bool(np.isfinite(_float64(value)).all())
-    snr = snr_db(value, reference) if finite else -math.inf
+    """Everything at once, beside the bound it has to meet.
+
+    What is not finite, or compared with zero, counts as immeasurably far: the largest float,
+    since JSON has no infinity.
+    """
+    found = rel_l2(value, reference)
+    if not math.isfinite(found):
+        far = float(np.finfo(np.float64).max)
+        return Measurement(
+            rel_l2=far,
+            max_abs=far,
+            cosine=0.0,
+            snr_db=None,
+            bound_rel_l2=bound_rel_l2,
+            origin=origin,
+        )
+    snr = snr_db(value, reference)
     return Measurement(
-        rel_l2=rel_l2(value, reference) if finite else float(np.finfo(np.float64).max),
-        max_abs=max_abs(value, reference) if finite else float(np.finfo(np.float64).max),
-        cosine=cosine(value, reference) if finite else 0.0,
+        rel_l2=found,
+        max_abs=max_abs(value, reference),
+        cosine=cosine(value, reference),
         snr_db=snr if math.isfinite(snr) else None,
         bound_rel_l2=bound_rel_l2,
         origin=origin,

@@ -41,7 +41,7 @@ class Sampling:
     cancel: threading.Event | None = None
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.cfg_scale) and math.isfinite(self.cfg_scale)):
+        if not _is_finite(self.cfg_scale):
             raise RequestError(f"cfg_scale must be a finite number, got {self.cfg_scale!r}")
         if not (_is_number(self.rescale) and 0 <= self.rescale <= 1):
             raise RequestError(f"rescale must be between 0 and 1, got {self.rescale!r}")
@@ -59,6 +59,13 @@ class Sampling:
         return lambda done, _: tell(segment * steps + done, segments * steps)
 
 
+def _is_finite(value: object) -> bool:
+    try:
+        return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
@@ -71,6 +78,11 @@ def checked_seed(seed: int | None) -> int:
     if not whole or not 0 <= seed < 2**32:
         raise RequestError(f"seed must be an integer from 0 to 2^32 - 1, or None, got {seed!r}")
     return int(seed)
+
+
+def nth_seed(seed: int, index: int) -> int:
+    """The seed of the index-th segment or request: seed + index, within 32 bits."""
+    return (seed + index) % 2**32
 
 
 def checked_duration(duration_s: float) -> float:

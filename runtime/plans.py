@@ -71,6 +71,8 @@ class Plan:
 
         Raises RequestError if the plan is fitted or distilled: its rows hold on its grid only.
         """
+        if not (math.isfinite(sigma) and 0 < sigma <= 1):
+            raise RequestError(f"a plan starts at 0 < σ ≤ 1, got {sigma}")
         if sigma == self.grid[0]:
             return self
         if self.method is None:
@@ -171,14 +173,16 @@ METHODS: Mapping[str, Callable[[Grid], Iterator[Row]]] = {
 def uniform_grid(steps: int, *, shift: float = 1.0) -> Grid:
     """Times 1 … 0 in `steps` steps; `shift` s maps u to s·u/(1 + (s−1)·u): s > 1 lingers at noise.
 
-    Raises RequestError for steps outside 1 … 10 000 or a shift that is not positive and finite.
+    Raises RequestError for steps outside 1 … 10 000 or a shift outside 0.001 … 1000.
     """
     if not 1 <= steps <= MAX_STEPS:
         raise RequestError(f"steps must be 1 to {MAX_STEPS}, got {steps}")
-    if not (math.isfinite(shift) and shift > 0):
-        raise RequestError(f"shift must be positive and finite, got {shift}")
+    if not 1e-3 <= shift <= 1e3:
+        raise RequestError(f"shift must lie between 0.001 and 1000, got {shift}")
     u = np.linspace(1.0, 0.0, steps + 1)
-    return shift * u / (1 + (shift - 1) * u)
+    times: Grid = shift * u / (1 + (shift - 1) * u)
+    times[0] = 1.0  # what rounding makes of it would be taken for a finite log-SNR
+    return times
 
 
 def _from_grid(method: str, grid: Grid) -> Plan:
@@ -201,12 +205,15 @@ def make_plan(name: str, *, shift: float = 1.0, grid: Sequence[float] | None = N
         return _from_grid(method, uniform_grid(int(count), shift=shift))
     if shift != 1.0:
         raise RequestError("give either shift or grid, not both")
-    times = np.asarray(grid, dtype=np.float64)
+    try:
+        times = np.asarray(grid, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"a grid must be a list of numbers: {error}") from error
+    _check_grid(times)
     if len(times) - 1 != int(count):
         raise RequestError(
             f"plan {name!r} needs a grid of {int(count) + 1} times, got {len(times)}"
         )
-    _check_grid(times)
     return _from_grid(method, times)
 
 
@@ -218,6 +225,8 @@ def _check_grid(times: Grid) -> None:
     falling = times.ndim == 1 and len(times) > 1 and bool(np.all(np.diff(times) < 0))
     if not (falling and 0 < times[0] <= 1 and times[-1] == 0):
         raise RequestError("a grid must fall strictly from at most 1 to exactly 0")
+    if len(times) - 1 > MAX_STEPS:
+        raise RequestError(f"steps must be 1 to {MAX_STEPS}, got {len(times) - 1}")
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -235,7 +244,7 @@ def read_plan(path: Path) -> Plan:
     """A plan file of a bundle. Raises BundleError saying where it is wrong."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"plan {path.name}: unreadable: {error}") from error
     wanted = {"name", "method", "grid", "columns", "rows"}
     if not isinstance(raw, dict) or raw.keys() != wanted:
@@ -245,7 +254,7 @@ def read_plan(path: Path) -> Plan:
         _check_grid(grid)
         if raw["columns"] != list(COLUMNS) or table.ndim != 2 or table.shape[1] != len(COLUMNS):
             raise ValueError(f"rows must be [n, {len(COLUMNS)}] of {COLUMNS}")
-        if not (np.isfinite(table).all() and 0 < len(table) <= MAX_STEPS):
+        if not (np.isfinite(table).all() and 0 < len(table) <= 2 * MAX_STEPS):
             raise ValueError("rows must be finite, and there must be some")
         if raw["method"] not in (None, *METHODS):
             raise ValueError(f"unknown method {raw['method']!r}")

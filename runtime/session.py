@@ -24,6 +24,7 @@ from omni_rt.options import (
     checked_duration,
     checked_seed,
     checked_strength,
+    nth_seed,
 )
 from omni_rt.pipeline import Pipeline
 from omni_rt.plans import Plan, make_plan
@@ -247,11 +248,11 @@ class Session:
     ) -> Floats:
         """Latents [B, C, L] float32: the second phase. `noise` [B, C, L] replaces the seed's."""
         items = [conditioning] if isinstance(conditioning, Conditioning) else list(conditioning)
-        if seed is None or isinstance(seed, int):
-            first = checked_seed(seed)
-            seeds = [first + i for i in range(len(items))]
+        if seed is None or np.ndim(seed) == 0:
+            first = checked_seed(seed)  # type: ignore[arg-type]  # checked there
+            seeds = [nth_seed(first, i) for i in range(len(items))]
         else:
-            seeds = [checked_seed(s) for s in seed]
+            seeds = [checked_seed(s) for s in seed]  # type: ignore[union-attr]
         how = Sampling(plan=self.plan(plan), cfg_scale=cfg_scale, rescale=rescale, cancel=cancel)
         return self._pipeline.latents(items, seeds, how, on_step=on_step, noise=noise)
 

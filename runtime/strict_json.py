@@ -53,8 +53,13 @@ def _dataclass(kind: Any, raw: Any, where: str) -> Any:
 
 
 def _scalar(kind: Any, raw: Any, where: str) -> Any:
-    if kind is float and type(raw) in (int, float) and math.isfinite(raw):
-        return float(raw)
+    if kind is float and type(raw) in (int, float):
+        try:
+            value = float(raw)
+        except OverflowError:  # an integer beyond every float
+            value = math.inf
+        if math.isfinite(value):
+            return value
     if kind in (str, int, bool, type(None)) and type(raw) is kind:
         return raw
     raise _wrong(where, getattr(kind, "__name__", str(kind)), raw)

@@ -100,6 +100,8 @@ class TextToSpeech(_Speech):
             raise RequestError("voice_transcript is given without voice")
         if self.voice is not None and self.voice_transcript is None:
             raise RequestError("voice needs voice_transcript, the words spoken in it")
+        if self.voice_transcript is not None:
+            check_text(self.voice_transcript, what="voice_transcript")
         return spoken_text(words, self.voice_transcript)
 
     def clip(self) -> Clip | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,14 +27,12 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 }
 
 _TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
+_SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with its {placeholders} replaced; braces in the values stay what they are."""
-    filled = template
-    for name, value in values.items():
-        filled = filled.replace("{" + name + "}", value)
-    return filled
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
 
 
 def layout(system: str, user: str) -> str:
@@ -67,6 +66,11 @@ def check_text(text: object, *, what: str) -> str:
         raise RequestError(f"{what} must be text, got {type(text).__name__}")
     if not text.strip():
         raise RequestError(f"{what} is empty")
-    if _TURN_START in text or _TURN_END in text:
-        raise RequestError(f"{what} may not contain {_TURN_START} or {_TURN_END}")
+    special = _SPECIAL_TOKEN.search(text)
+    if special is not None:
+        raise RequestError(f"{what} may not contain the model's special token {special[0]}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} holds characters that are no Unicode text: {error}") from error
     return text

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from omni_rt.errors import BundleError, RequestError
 
@@ -42,7 +41,7 @@ def tokenize(text: str) -> list[str]:
     tokens: list[str] = []
     jieba.setLogLevel("WARNING")
     for segment in jieba.cut(text.translate(_PLAIN)):
-        width = len(segment.encode("utf-8"))
+        width = len(segment.encode("utf-8", "replace"))
         if width == len(segment):
             spaced = len(segment) > 1 and tokens and tokens[-1] not in _NO_SPACE_AFTER
             tokens += [" ", *segment] if spaced else segment
@@ -83,27 +82,30 @@ def transcript_ids(text: str, vocabulary: dict[str, int]) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def filled(ids: Sequence[int] | NDArray[np.int64], length: int) -> NDArray[np.int64]:
+def checked_ids(given: ArrayLike) -> NDArray[np.int64]:
+    """Ids [n] as int64. Raises RequestError for anything but a list of non-negative integers."""
+    try:
+        ids = np.asarray(given)
+    except ValueError as error:
+        raise RequestError(f"transcript ids must be a list of integers: {error}") from error
+    whole = ids.size == 0 or bool(np.issubdtype(ids.dtype, np.integer) and ids.min() >= 0)
+    if ids.ndim != 1 or not whole:
+        raise RequestError(
+            f"transcript ids must be a list of non-negative integers, got {ids.dtype} "
+            f"of shape {ids.shape}"
+        )
+    return ids.astype(np.int64)
+
+
+def filled(ids: ArrayLike, length: int) -> NDArray[np.int64]:
     """Ids [1, length], cut or filled with −1: the `transcript` graph's input.
 
     Raises RequestError for anything but a list of non-negative integers.
     """
-    given = np.asarray(ids)
-    if not _are_ids(given):
-        raise RequestError(
-            f"transcript ids must be a list of non-negative integers, got {given.dtype} "
-            f"of shape {given.shape}"
-        )
+    given = checked_ids(ids)[:length]
     row = np.full((1, length), FILLER, dtype=np.int64)
-    kept = min(len(given), length)
-    row[0, :kept] = given[:kept]
+    row[0, : len(given)] = given
     return row
-
-
-def _are_ids(given: NDArray[np.generic]) -> TypeGuard[NDArray[np.int64]]:
-    if given.ndim != 1:
-        return False
-    return given.size == 0 or (bool(np.issubdtype(given.dtype, np.integer)) and given.min() >= 0)
 
 
 def spoken_text(prompt: str, reference: str | None) -> str:

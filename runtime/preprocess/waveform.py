@@ -42,6 +42,8 @@ def resampled(samples: Samples, *, from_hz: int, to_hz: int) -> Samples:
     import soxr
 
     out: Samples = soxr.resample(samples.T, from_hz, to_hz, quality="VHQ").T
+    if out.shape[1] == 0:  # a sample or two at a much higher rate
+        out = samples[:, :1]
     return np.ascontiguousarray(out, dtype=np.float32)
 
 

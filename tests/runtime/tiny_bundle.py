@@ -18,7 +18,6 @@ from omni_rt.manifest import (
     FileSpec,
     GraphSpec,
     Manifest,
-    Measurement,
     TensorSpec,
     TextSpec,
     write_manifest,
@@ -137,8 +136,3 @@ def listed(directory: Path) -> dict[str, FileSpec]:
         )
         for p in paths
     }
-
-
-def failing(measurements: dict[str, Measurement], name: str) -> dict[str, Measurement]:
-    """The measurements with one that misses its bound."""
-    return {**measurements, name: BAD}
