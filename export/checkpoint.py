@@ -7,9 +7,10 @@ checkpoint needs no 21 GB of memory.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ THINKER_PREFIX = "conditioner.conditioners.omni_prompt.model."
 _OTHER_PARTS = ("talker.", "token2wav.")  # of a Qwen2.5-Omni folder; the model never uses them
 
 
+def _nothing() -> None:
+    """What there is to release of a tensor that is in no file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LazyTensor:
     """A tensor's shape now, its values on demand."""
@@ -33,10 +38,17 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Tensor]
+    release: Callable[[], None] = _nothing  # unmaps its file; the next load maps it again
 
     def float32(self) -> Tensor:
         """The values as contiguous fp32 (upcasting is exact)."""
         return self.load().to(torch.float32).contiguous()
+
+
+def release_files(tensors: Mapping[str, LazyTensor]) -> None:
+    """Unmap the files of these tensors: pages that were read count as memory until then."""
+    for release in {tensor.release for tensor in tensors.values()}:
+        release()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,28 +87,80 @@ def open_thinker_folder(folder: Path) -> dict[str, LazyTensor]:
 def _open_tensors(path: Path) -> dict[str, LazyTensor]:
     if not path.is_file():
         raise ExportError(f"checkpoint: no file at {path}")
-    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+    file = _Safetensors(path) if path.suffix == ".safetensors" else _Pickle(path)
+    return file.lazy_tensors()
 
 
-def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    try:
-        file = safe_open(path, framework="pt")
-        keys = list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise ExportError(f"checkpoint: {path} is no whole safetensors file: {error}") from error
+class _Safetensors:
+    """A `.safetensors` file, mapped while its tensors are read."""
 
-    def lazy(key: str) -> LazyTensor:
-        entry = file.get_slice(key)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mapped: Any = safe_open_or_refuse(path)
+
+    def lazy_tensors(self) -> dict[str, LazyTensor]:
+        return {key: self._lazy(key) for key in self._file().keys()}  # noqa: SIM118  not a mapping
+
+    def _file(self) -> Any:
+        if self._mapped is None:
+            self._mapped = safe_open_or_refuse(self.path)
+        return self._mapped
+
+    def _lazy(self, key: str) -> LazyTensor:
+        entry = self._file().get_slice(key)
         return LazyTensor(
             shape=tuple(entry.get_shape()),
             dtype=str(entry.get_dtype()),
-            load=lambda: file.get_tensor(key),
+            load=partial(self._load, key),
+            release=self.release,
         )
 
-    return {key: lazy(key) for key in keys}
+    def _load(self, key: str) -> Tensor:
+        return self._file().get_tensor(key)
+
+    def release(self) -> None:
+        self._mapped = None
 
 
-def _open_pickle(path: Path) -> dict[str, LazyTensor]:
+def safe_open_or_refuse(path: Path) -> Any:
+    """An open `.safetensors` file. Raises ExportError if it is none, or not a whole one."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ExportError(f"checkpoint: {path} is no whole safetensors file: {error}") from error
+
+
+class _Pickle:
+    """A `.ckpt` of tensors alone, mapped while they are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mapped: dict[str, Tensor] | None = _state_dict(path)
+
+    def lazy_tensors(self) -> dict[str, LazyTensor]:
+        return {
+            key: LazyTensor(
+                shape=tuple(value.shape),
+                dtype=str(value.dtype).removeprefix("torch."),
+                load=partial(self._load, key),
+                release=self.release,
+            )
+            for key, value in self._state().items()
+        }
+
+    def _state(self) -> dict[str, Tensor]:
+        if self._mapped is None:
+            self._mapped = _state_dict(self.path)
+        return self._mapped
+
+    def _load(self, key: str) -> Tensor:
+        return self._state()[key]
+
+    def release(self) -> None:
+        self._mapped = None
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -108,13 +172,7 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ExportError(f'checkpoint: {path} must hold {{"state_dict": tensors}}')
-    return {key: _in_memory(value) for key, value in state.items()}
-
-
-def _in_memory(value: Tensor) -> LazyTensor:
-    return LazyTensor(
-        shape=tuple(value.shape), dtype=str(value.dtype).removeprefix("torch."), load=lambda: value
-    )
+    return state
 
 
 def _line(error: BaseException) -> str:
@@ -173,14 +231,6 @@ def load_into(module: nn.Module, tensors: Mapping[str, LazyTensor]) -> None:
     """Fill a module built under `parameters_on_meta` with fp32 values; names must match exactly."""
     state = {name: tensors[name].float32() for name in module.state_dict()}
     module.load_state_dict(state, strict=True, assign=True)
-
-
-def refuse_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Pass (name, values) pairs on, raising ExportError at the first NaN or infinity."""
-    for name, values in tensors:
-        if not torch.isfinite(values).all():
-            raise ExportError(f"checkpoint: {name} holds NaN or infinite values")
-        yield name, values
 
 
 def provenance(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def export(
     """
     with terminal.errors_reported():
         _require_torch()
-        from omni_rt.export.build import OFFICIAL_LICENCE, ExportOptions, export_bundle
+        from omni_rt.export.build import export_bundle
+        from omni_rt.export.sources import OFFICIAL_LICENCE, ExportOptions
 
         options = ExportOptions(
             config=config,

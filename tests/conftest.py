@@ -44,7 +44,8 @@ def standin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def standin_bundle(standin: Path) -> Path:
-    from omni_rt.export.build import ExportOptions, export_bundle
+    from omni_rt.export.build import export_bundle
+    from omni_rt.export.sources import ExportOptions
 
     return export_bundle(
         ExportOptions(
@@ -69,8 +70,9 @@ def session(standin_bundle: Path) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def golden_bundle(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original's small model, through the exporter."""
-    from omni_rt.export.build import ExportOptions, export_bundle
+    from omni_rt.export.build import export_bundle
     from omni_rt.export.contract import MODEL_STAGES
+    from omni_rt.export.sources import ExportOptions
 
     return export_bundle(
         ExportOptions(

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from omni_rt import BundleError, ExportError, Session
 from omni_rt.bundle import Bundle
-from omni_rt.export.build import ExportOptions, export_bundle
+from omni_rt.export.build import export_bundle
 from omni_rt.export.checkpoint import open_checkpoint
 from omni_rt.export.reference.from_bundle import from_bundle
+from omni_rt.export.sources import ExportOptions
 
 pytestmark = pytest.mark.slow
 

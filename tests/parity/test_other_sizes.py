@@ -16,12 +16,13 @@ import torch
 
 from omni_rt import Conditioning, Session
 from omni_rt.bundle import Bundle
-from omni_rt.export.build import ExportOptions, export_bundle
+from omni_rt.export.build import export_bundle
 from omni_rt.export.checkpoint import open_checkpoint
 from omni_rt.export.config import parse_config
 from omni_rt.export.contract import MODEL_STAGES
 from omni_rt.export.random_checkpoint import sizes_for, write_random_checkpoint
 from omni_rt.export.reference.from_bundle import from_bundle
+from omni_rt.export.sources import ExportOptions
 from omni_rt.export.standin import standin_config
 
 pytestmark = pytest.mark.slow
