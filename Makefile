@@ -10,7 +10,7 @@ SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md \
            $(shell find runtime export calibration csrc -type f -not -name '*.pyc')
 CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint types ctest pytest stubs format clean setup
+.PHONY: demo test lint types ctest pytest stubs format clean setup build/view
 
 demo: $(STANDIN)/bundle/manifest.json
 	$(BIN)/omni-rt demo $(STANDIN)/bundle --out demo
