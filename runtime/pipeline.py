@@ -30,17 +30,22 @@ class Pipeline:
         self.bundle, self.dims = bundle, bundle.manifest.dims
         self._pool, self._encoder = pool, Encoder(bundle, pool)
         self._lock = threading.Lock()
+        self._holder: int | None = None  # the thread whose request runs
 
     @contextmanager
     def _exclusive(self, cancel: threading.Event | None = None) -> Iterator[None]:
+        if self._holder == threading.get_ident():
+            raise RequestError("on_step may not use the session whose request it is told about")
         while not self._lock.acquire(timeout=_CANCEL_POLL_S):
             if cancel is not None and cancel.is_set():
                 raise Cancelled("cancelled by the caller while waiting for another request")
+        self._holder = threading.get_ident()
         try:
             if cancel is not None and cancel.is_set():
                 raise Cancelled("cancelled by the caller")
             yield
         finally:
+            self._holder = None
             self._lock.release()
 
     def encode(

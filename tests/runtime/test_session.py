@@ -327,6 +327,14 @@ def test_an_error_in_on_step_passes_through_and_the_session_goes_on(
     assert same(one, session.generate("T2A", prompt="rain", plan=PLAN, seed=1))
 
 
+def test_on_step_may_not_use_its_own_session(session: Session) -> None:
+    def on_step(done: int, total: int) -> None:
+        session.generate("T2A", prompt="b", plan=PLAN)
+
+    with pytest.raises(RequestError, match="on_step may not use"):
+        session.generate("T2A", prompt="a", plan=PLAN, on_step=on_step)
+
+
 def test_requests_of_several_threads_do_not_disturb_each_other(session: Session) -> None:
     alone = [session.generate("T2A", prompt=f"sound {i}", plan=PLAN, seed=i) for i in range(4)]
     together: dict[int, Audio] = {}
