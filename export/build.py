@@ -24,8 +24,8 @@ from omni_rt.export.contract import (
     MODEL_STAGES,
     dims_of,
 )
-from omni_rt.export.graphs import OPSET, Port, Stage, write_graph
-from omni_rt.export.pack import list_files, new_bundle_directory
+from omni_rt.export.graphs import OPSET, Stage, finite, write_graph
+from omni_rt.export.pack import list_files, new_directory
 from omni_rt.export.parity import CFG_SCALE, ParityInputs, ParityReference, thinker_parity
 from omni_rt.export.reference.model import (
     CONDITIONERS,
@@ -42,7 +42,6 @@ from omni_rt.manifest import (
     GraphSpec,
     Manifest,
     Measurement,
-    TensorSpec,
     TextSpec,
     write_manifest,
 )
@@ -63,14 +62,11 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
     stages = [sources.stage_sizes.stage(name) for name in sources.stages]
     weights = {stage.name: _weights(stage, sources) for stage in stages}
     needed = _PARITY_BYTES + sum(_bytes(w) for w in weights.values())
-    with new_bundle_directory(
-        options.out, needed_bytes=needed, overwrite=options.overwrite
-    ) as draft:
+    with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         fold_id = "fp32"
         _write_graphs(draft, sources, stages, weights, fold_id, progress)
         text = _write_text(draft, sources)
-        empty = sources.tensors[CONDITIONERS + "speech_prompt.empty_speech_feat"].float32()
-        np.savez(draft / "constants.npz", empty_transcript=empty.numpy())
+        _write_constants(draft, sources)
         parity = _write_parity(draft, sources, progress)
         progress("hashing")
         manifest = Manifest(
@@ -136,14 +132,9 @@ def _graph_spec(stage: Stage, fold_id: str) -> GraphSpec:
         precision="fp32",
         opset=OPSET,
         fold_id=fold_id,
-        inputs=tuple(_tensor_spec(port) for port in stage.inputs),
-        outputs=tuple(_tensor_spec(port) for port in stage.outputs),
+        inputs=stage.ports.inputs,
+        outputs=stage.ports.outputs,
     )
-
-
-def _tensor_spec(port: Port) -> TensorSpec:
-    dtype = str(port.dtype).removeprefix("torch.")
-    return TensorSpec(name=port.name, dtype=dtype, shape=port.shape)
 
 
 def _write_text(draft: Path, sources: Sources) -> TextSpec:
@@ -164,6 +155,13 @@ def _write_text(draft: Path, sources: Sources) -> TextSpec:
         vocabulary="text/vocabulary.txt" if sources.vocabulary is not None else None,
         max_positions=None if thinker is None else thinker.sizes.max_positions,
     )
+
+
+def _write_constants(draft: Path, sources: Sources) -> None:
+    """A tensor of the checkpoint keeps the whole file mapped: none may outlive a function."""
+    name = CONDITIONERS + "speech_prompt.empty_speech_feat"
+    empty = finite(name, sources.tensors[name].float32())
+    np.savez(draft / "constants.npz", empty_transcript=empty.numpy())
 
 
 def _write_parity(draft: Path, sources: Sources, progress: Progress) -> dict[str, str]:
@@ -192,9 +190,10 @@ def _write_model_parity(folder: Path, sources: Sources, progress: Progress) -> l
         _save(folder / f"{name}.npz", reference.stage(name))
     if "dit_step" in names:
         steps = sources.options.certify_steps
-        progress(f"reference: {steps} guided steps")
         recipe = {"steps": np.array(steps), "cfg_scale": np.array(CFG_SCALE)}
-        arrays = reference.end_to_end(steps=steps)
+        arrays = reference.end_to_end(
+            steps=steps, on_step=lambda i: progress(f"reference: guided step {i} of {steps}")
+        )
         _save(folder / f"{verify.END_TO_END}.npz", {**arrays, **recipe})
         names.append(verify.END_TO_END)
     return names

@@ -7,6 +7,7 @@ checkpoint needs no 21 GB of memory.
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,6 +162,11 @@ class _Pickle:
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise ExportError(
+            f"checkpoint: {path} is no whole zip file as torch.save writes it: damaged, truncated, "
+            "or of before torch 1.6 (then save it again)"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -170,7 +176,9 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ExportError(f"checkpoint: {path} is damaged or truncated: {_line(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise ExportError(f'checkpoint: {path} must hold {{"state_dict": tensors}}')
     return state
 

@@ -63,6 +63,7 @@ def export(
     workers: Annotated[int, typer.Option(help="Processes that trace graphs.", min=1)] = min(
         2, os.cpu_count() or 1
     ),
+    as_json: Json = False,
 ) -> None:
     """Turn a checkpoint in the official format into a bundle.
 
@@ -89,11 +90,19 @@ def export(
             certify_steps=certify_steps,
             workers=workers,
         )
-        with terminal.stage_notes(quiet=False) as tell:
+        with terminal.stage_notes(quiet=as_json) as tell:
             export_bundle(options, progress=tell)
         from omni_rt.bench import peak_rss_bytes
 
-        terminal.say(f"{out} written; peak RSS {peak_rss_bytes() / 1e9:.1f} GB")
+        peak, worker = peak_rss_bytes(), peak_rss_bytes(children=True)
+        if as_json:
+            facts = {"bundle": out, "peak_rss_bytes": peak, "largest_worker_rss_bytes": worker}
+            terminal.print_json(facts)
+            return
+        terminal.say(
+            f"{out} written; peak RSS {peak / 1e9:.1f} GB, "
+            f"of the largest tracing worker {worker / 1e9:.1f} GB"
+        )
 
 
 def standin(
@@ -105,8 +114,6 @@ def standin(
         _require_torch()
         from omni_rt.export.standin import LICENCE, write_standin
 
-        if out.exists():
-            raise ExportError(f"{out} is there already")
         write_standin(out, seed=seed)
         terminal.say(
             f"{out} written. Next:\n"

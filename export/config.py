@@ -137,7 +137,7 @@ def parse_config(raw: Any) -> ModelConfig:
         sample_size=root.positive("sample_size"),
         encoder=encoder,
         decoder=decoder,
-        latent_scale=float((model / "pretransform").value.get("scale", 1.0)),
+        latent_scale=_scale((model / "pretransform").value.get("scale", 1.0)),
         latent_channels=dit.positive("io_channels"),
         width=dit.positive("embed_dim"),
         depth=dit.positive("depth"),
@@ -179,6 +179,12 @@ def _conditioners(conditioning: _Node) -> list[_Node]:
     return [by_id[name] for name in CONDITIONER_IDS]
 
 
+def _scale(value: object) -> float:
+    if type(value) not in (int, float) or not 0 < value < 1e6:  # type: ignore[operator]
+        raise ExportError(f"config: model.pretransform.scale must be positive, got {value!r:.60}")
+    return float(value)  # type: ignore[arg-type]
+
+
 def _oobleck(node: _Node, audio_channels_key: str) -> OobleckConfig:
     node.expect("type", "oobleck")
     config = node / "config"
@@ -211,6 +217,10 @@ def _check_sizes(config: ModelConfig, vae: _Node) -> None:
         problems.append(f"embed_dim {config.width} is no multiple of num_heads {config.heads}")
     elif config.width // config.heads < 32:
         problems.append("heads narrower than 32 have no rotary embedding in this model")
+    if config.mel_rate_hz != config.sample_rate_hz:
+        problems.append(
+            f"target_sample_rate {config.mel_rate_hz} is not sample_rate {config.sample_rate_hz}"
+        )
     if config.latent_frames < 1:
         problems.append(f"sample_size {config.sample_size} is less than one latent frame ({ratio})")
     if config.thinker_layer >= -1:

@@ -1,14 +1,14 @@
-"""The stages as graphs: names, shapes and weights, as DESIGN's table says. Others rely on them."""
+"""The stages as graphs: which module, whose weights, into which file; ports are the runtime's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import nn
 
+from omni_rt.contract import PORTS, Ports
 from omni_rt.export.checkpoint import THINKER_MARK, THINKER_PREFIX, parameters_on_meta
-from omni_rt.export.graphs import Port, Stage
+from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.model import AUTOENCODER, CONDITIONERS, DIT, ModelSizes
 from omni_rt.export.reference.thinker import ThinkerSizes
@@ -80,35 +80,22 @@ def dims_of(sizes: ModelSizes) -> Dims:
     )
 
 
-def _transcript(sizes: ModelSizes, dims: Dims) -> Stage:
+def _transcript(sizes: ModelSizes, ports: Ports) -> Stage:
     return Stage(
         name="transcript",
         module=Transcript(sizes.conditioners),
-        inputs=(Port(name="ids", shape=(1, dims.transcript_ids), dtype=torch.int64),),
-        outputs=(Port(name="transcript", shape=(1, dims.transcript_tokens, dims.cond_width)),),
+        ports=ports,
         official_names={"": CONDITIONERS},
         examples={},
         data_file="conditioners.data",
     )
 
 
-def _cache_ports(dims: Dims, batch: int | str) -> list[tuple[Port, Port]]:
-    shape = (batch, dims.heads, "P", dims.head_width)
-    return [
-        (Port(name=f"k_{i:02d}", shape=shape), Port(name=f"v_{i:02d}", shape=shape))
-        for i in range(dims.depth)
-    ]
-
-
-def _context(sizes: ModelSizes, dims: Dims) -> Stage:
+def _context(sizes: ModelSizes, ports: Ports) -> Stage:
     return Stage(
         name="context",
         module=Context(sizes.dit, sizes.conditioners),
-        inputs=(
-            Port(name="hidden", shape=(1, "n", dims.hidden_width)),
-            Port(name="transcript", shape=(1, dims.transcript_tokens, dims.cond_width)),
-        ),
-        outputs=tuple(port for pair in _cache_ports(dims, 1) for port in pair),
+        ports=ports,
         official_names={
             "omni_prompt": CONDITIONERS + "omni_prompt",
             "layers": DIT + "transformer.layers",
@@ -119,37 +106,24 @@ def _context(sizes: ModelSizes, dims: Dims) -> Stage:
     )
 
 
-def _signal(sizes: ModelSizes, dims: Dims) -> Stage:
+def _signal(sizes: ModelSizes, ports: Ports) -> Stage:
     return Stage(
         name="signal",
         module=Signal(sizes.dit, sizes.conditioners),
-        inputs=(
-            Port(name="waveform", shape=(1, dims.window_samples)),
-            Port(name="mel_keep", shape=(1, dims.mel_frames), dtype=torch.bool),
-            Port(name="sync", shape=(1, dims.sync_rows, dims.sync_width)),
-        ),
-        outputs=(Port(name="prepend", shape=(1, dims.prepend_tokens, dims.width)),),
+        ports=ports,
         official_names={"to_global_embed": DIT + "to_global_embed", "": CONDITIONERS},
         examples={},
         data_file="conditioners.data",
     )
 
 
-def _dit_step(sizes: ModelSizes, dims: Dims) -> Stage:
-    latents = ("R", dims.latent_channels, dims.latent_frames)
+def _dit_step(sizes: ModelSizes, ports: Ports) -> Stage:
     return Stage(
         name="dit_step",
         module=DitStep(sizes.dit),
-        inputs=(
-            Port(name="x", shape=latents),
-            Port(name="t", shape=("R",)),
-            Port(name="prepend", shape=("R", dims.prepend_tokens, dims.width)),
-            Port(name="context_bias", shape=("Q", 1, 1, "P")),
-            *(port for pair in _cache_ports(dims, "Q") for port in pair),
-        ),
-        outputs=(Port(name="v", shape=latents),),
+        ports=ports,
         official_names={"": DIT},
-        listed=2 * dims.depth,
+        listed=2 * sizes.dit.depth,
         examples={"R": 5, "Q": 3, "P": 7},
         data_file="dit.data",
     )
@@ -160,61 +134,51 @@ def _vae(sizes: ModelSizes) -> Oobleck:
     return Oobleck(config.encoder, config.decoder, scale=config.latent_scale)
 
 
-def _vae_decoder(sizes: ModelSizes, dims: Dims) -> Stage:
+def _vae_decoder(sizes: ModelSizes, ports: Ports) -> Stage:
     return Stage(
         name="vae_decoder",
         module=VaeDecoder(_vae(sizes)),
-        inputs=(Port(name="latents", shape=("B", dims.latent_channels, "frames")),),
-        outputs=(Port(name="waveform", shape=("B", dims.audio_channels, "samples")),),
+        ports=ports,
         official_names={"vae": AUTOENCODER.rstrip(".")},
         examples={"B": 2, "frames": 13},
         data_file="vae.data",
     )
 
 
-def _vae_encoder(sizes: ModelSizes, dims: Dims) -> Stage:
-    channels = sizes.config.encoder.audio_channels
-    latents = ("B", dims.latent_channels, "frames")
+def _vae_encoder(sizes: ModelSizes, ports: Ports) -> Stage:
     return Stage(
         name="vae_encoder",
         module=VaeEncoder(_vae(sizes)),
-        inputs=(Port(name="waveform", shape=("B", channels, "samples")),),
-        outputs=(Port(name="mean", shape=latents), Port(name="std", shape=latents)),
+        ports=ports,
         official_names={"vae": AUTOENCODER.rstrip(".")},
-        examples={"B": 2, "samples": 3 * dims.downsampling_ratio},
+        examples={"B": 2, "samples": 3 * sizes.config.downsampling_ratio},
         data_file="vae.data",
     )
 
 
-def _thinker_embed(sizes: ThinkerSizes, layer_index: int) -> Stage:
+def _thinker_embed(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage:
     return Stage(
         name="thinker_embed",
         module=ThinkerEmbed(sizes),
-        inputs=(Port(name="input_ids", shape=("batch", "seq"), dtype=torch.int64),),
-        outputs=(Port(name="inputs_embeds", shape=("batch", "seq", sizes.width)),),
+        ports=ports,
         official_names={"": THINKER_PREFIX + THINKER_MARK + "model."},
         examples={"batch": 2, "seq": 7},
         data_file="thinker.data",
     )
 
 
-def _thinker_cond(sizes: ThinkerSizes, layer_index: int) -> Stage:
+def _thinker_cond(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage:
     return Stage(
         name="thinker_cond",
         module=ThinkerCond(sizes, layer_index),
-        inputs=(
-            Port(name="inputs_embeds", shape=("batch", "seq", sizes.width)),
-            Port(name="position_ids", shape=(3, "batch", "seq"), dtype=torch.int64),
-            Port(name="attention_mask", shape=("batch", "seq"), dtype=torch.int64),
-        ),
-        outputs=(Port(name="hidden", shape=("batch", "seq", sizes.width)),),
+        ports=ports,
         official_names={"": THINKER_PREFIX + THINKER_MARK},
         examples={"batch": 2, "seq": 7},
         data_file="thinker.data",
     )
 
 
-_MODEL: Mapping[str, Callable[[ModelSizes, Dims], Stage]] = {
+_MODEL: Mapping[str, Callable[[ModelSizes, Ports], Stage]] = {
     "transcript": _transcript,
     "context": _context,
     "signal": _signal,
@@ -222,7 +186,7 @@ _MODEL: Mapping[str, Callable[[ModelSizes, Dims], Stage]] = {
     "vae_decoder": _vae_decoder,
     "vae_encoder": _vae_encoder,
 }
-_THINKER: Mapping[str, Callable[[ThinkerSizes, int], Stage]] = {
+_THINKER: Mapping[str, Callable[[ThinkerSizes, int, Ports], Stage]] = {
     "thinker_embed": _thinker_embed,
     "thinker_cond": _thinker_cond,
 }
@@ -231,14 +195,15 @@ _THINKER: Mapping[str, Callable[[ThinkerSizes, int], Stage]] = {
 def model_stage(name: str, sizes: ModelSizes) -> Stage:
     """A stage of the transformer, the conditioners or the autoencoder, without weight storage."""
     with parameters_on_meta():
-        stage = _MODEL[name](sizes, dims_of(sizes))
+        stage = _MODEL[name](sizes, PORTS[name](dims_of(sizes)))
     return _evaluated(stage)
 
 
-def thinker_stage(name: str, sizes: ThinkerSizes, layer_index: int) -> Stage:
-    """A stage of the thinker, without weight storage."""
+def thinker_stage(name: str, sizes: ThinkerSizes, model: ModelSizes) -> Stage:
+    """A stage of the thinker that conditions `model`, without weight storage."""
     with parameters_on_meta():
-        stage = _THINKER[name](sizes, layer_index)
+        layer_index = model.config.thinker_layer
+        stage = _THINKER[name](sizes, layer_index, PORTS[name](dims_of(model)))
     return _evaluated(stage)
 
 

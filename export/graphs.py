@@ -19,22 +19,15 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from omni_rt.contract import Ports
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import LazyTensor
 from omni_rt.export.surgery import fold_weight_transposes, matmul_biases, simplify
 from omni_rt.export.weight_file import WeightFile
+from omni_rt.manifest import TensorSpec
 
 OPSET = 20  # the newest that every back end takes (spec QUANTISATION §1, step 3)
 _IR_TYPES = {torch.float32: ir.DataType.FLOAT, torch.float64: ir.DataType.DOUBLE}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Port:
-    """One input or output: a name and a shape of sizes and named dynamic dimensions."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +36,7 @@ class Stage:
 
     name: str
     module: nn.Module
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    ports: Ports
     official_names: Mapping[str, str]  # first part of a parameter's path → official prefix
     listed: int = 0  # how many of the last inputs the module takes as one list
     examples: Mapping[str, int]  # sizes to trace the dynamic dimensions of the inputs with
@@ -73,9 +65,9 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _example(port: Port, sizes: Mapping[str, int]) -> Tensor:
+def _example(port: TensorSpec, sizes: Mapping[str, int]) -> Tensor:
     shape = [sizes[n] if isinstance(n, str) else n for n in port.shape]
-    return torch.zeros(shape, dtype=port.dtype)
+    return torch.zeros(shape, dtype=getattr(torch, port.dtype))
 
 
 def _arguments(stage: Stage, values: Sequence[Any]) -> list[Any]:
@@ -96,17 +88,21 @@ def trace(stage: Stage) -> ir.Model:
     }
     dims = {name: torch.export.Dim(name, min=1, max=1 << 20) for name in stage.examples}
     shapes = [
-        {i: dims[n] for i, n in enumerate(p.shape) if isinstance(n, str)} for p in stage.inputs
+        {i: dims[n] for i, n in enumerate(p.shape) if isinstance(n, str)}
+        for p in stage.ports.inputs
     ]
     with _quiet():
         program = torch.onnx.export(
             _Functional(stage).eval(),
-            (tensors, _arguments(stage, [_example(port, stage.examples) for port in stage.inputs])),
+            (
+                tensors,
+                _arguments(stage, [_example(port, stage.examples) for port in stage.ports.inputs]),
+            ),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=[*map(stage.official_name, tensors), *(p.name for p in stage.inputs)],
-            output_names=[port.name for port in stage.outputs],
+            input_names=[*map(stage.official_name, tensors), *(p.name for p in stage.ports.inputs)],
+            output_names=[port.name for port in stage.ports.outputs],
             dynamic_shapes=({name: {} for name in tensors}, _arguments(stage, shapes)),
         )
     assert program is not None
@@ -129,6 +125,13 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def finite(name: str, tensor: Tensor) -> Tensor:
+    """The tensor itself. Raises ExportError if it holds NaN or infinite values."""
+    if not torch.isfinite(tensor).all():
+        raise ExportError(f"checkpoint: {name} holds NaN or infinite values")
+    return tensor
+
+
 def attach_weights(model: ir.Model, weights: Mapping[str, LazyTensor], file: WeightFile) -> None:
     """Turn weight inputs into initialisers whose values are written to `file`, one at a time.
 
@@ -144,9 +147,7 @@ def attach_weights(model: ir.Model, weights: Mapping[str, LazyTensor], file: Wei
         graph.inputs.remove(value)
         if not value.uses():
             continue
-        tensor = weights[value.name].load()
-        if not torch.isfinite(tensor).all():
-            raise ExportError(f"checkpoint: {value.name} holds NaN or infinite values")
+        tensor = finite(value.name, weights[value.name].load())
         if value.name in transposed:
             tensor = tensor.T
         elif value.name in biases:
@@ -170,7 +171,7 @@ def attach_weights(model: ir.Model, weights: Mapping[str, LazyTensor], file: Wei
 def set_ports(model: ir.Model, stage: Stage) -> None:
     """Write the contract's shapes over the symbols that tracing derived."""
     graph = model.graph
-    for values, ports in ((graph.inputs, stage.inputs), (graph.outputs, stage.outputs)):
+    for values, ports in ((graph.inputs, stage.ports.inputs), (graph.outputs, stage.ports.outputs)):
         if [value.name for value in values] != [port.name for port in ports]:
             raise ExportError(
                 f"{stage.name}: traced {[v.name for v in values]}, not {[p.name for p in ports]}"

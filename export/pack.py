@@ -14,7 +14,7 @@ from omni_rt.manifest import MANIFEST, FileSpec
 
 
 @contextmanager
-def new_bundle_directory(target: Path, *, needed_bytes: int, overwrite: bool) -> Iterator[Path]:
+def new_directory(target: Path, *, needed_bytes: int, overwrite: bool) -> Iterator[Path]:
     """A directory to fill; becomes `target` at the end, or vanishes with any error or Ctrl-C.
 
     Raises ExportError if `target` is there already (unless `overwrite`, and then only in place of
@@ -25,23 +25,43 @@ def new_bundle_directory(target: Path, *, needed_bytes: int, overwrite: bool) ->
     try:
         yield draft
         draft.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        draft.rename(target)
+        _put_in_place(draft, target, overwrite)
     except OSError as error:
         raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
-    if not target.parent.is_dir():
-        raise ExportError(f"cannot write {target}: no folder {target.parent}")
+def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
+    """Rename, with the bundle that was there aside until the new one is in its place."""
+    _check_free(target, overwrite)  # somebody may have put something there meanwhile
+    if not target.exists():
+        draft.rename(target)
+        return
+    aside = draft.with_suffix(".replaced")
+    target.rename(aside)
+    try:
+        draft.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_free(target: Path, overwrite: bool) -> None:
+    if target.is_symlink():
+        raise ExportError(f"{target} is a link: give the directory itself")
     if target.exists():
         if not overwrite:
             raise ExportError(f"{target} is there already: remove it, or pass --overwrite")
         if not (target / MANIFEST).is_file():
             raise ExportError(f"{target} is no bundle: it will not be overwritten")
+
+
+def _check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise ExportError(f"cannot write {target}: no folder {target.parent}")
+    _check_free(target, overwrite)
     free = shutil.disk_usage(target.parent).free
     if free < needed_bytes:
         raise ExportError(

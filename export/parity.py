@@ -75,14 +75,15 @@ class ParityReference:
         return _numpy(self._STAGES[name](self))
 
     @torch.inference_mode()
-    def end_to_end(self, *, steps: int) -> Arrays:
-        """Latents after `steps` guided Euler steps from the same noise."""
+    def end_to_end(self, *, steps: int, on_step: Callable[[int], None]) -> Arrays:
+        """Latents after `steps` guided Euler steps from the same noise; tells before each."""
         latents = sample_euler(
             self.model.dit,
             self.given.noise,
             self.conditioning,
             steps=steps,
             cfg_scale=CFG_SCALE,
+            on_step=on_step,
         )
         return _numpy({"noise": self.given.noise, "latents": latents})
 

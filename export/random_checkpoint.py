@@ -99,11 +99,16 @@ def write_random_checkpoint(
         added = thinker_shapes(thinker)
         shapes |= added
         types |= dict.fromkeys(added, torch.bfloat16)
-    with path.open("wb") as file:
-        file.write(_header(shapes, types))
-        for name, shape in shapes.items():
-            value = _random(name, shape, seed=seed, sizes=sizes).to(types[name])
-            value.contiguous().view(torch.uint8).numpy().tofile(file)
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        with draft.open("wb") as file:
+            file.write(_header(shapes, types))
+            for name, shape in shapes.items():
+                value = _random(name, shape, seed=seed, sizes=sizes).to(types[name])
+                value.contiguous().view(torch.uint8).numpy().tofile(file)
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 
@@ -156,7 +161,8 @@ def random_files(
     if depth is not None:
         raw["model"]["diffusion"]["config"]["depth"] = depth
         config = replace(config, depth=depth)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    write_random_checkpoint(out, sizes_for(config), seed=seed, dtype=dtype)
     fitting = out.with_suffix(".json")
     fitting.write_text(json.dumps(raw, indent=1), encoding="utf-8")
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    return write_random_checkpoint(out, sizes_for(config), seed=seed, dtype=dtype), fitting
+    return out, fitting

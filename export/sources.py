@@ -77,7 +77,6 @@ class Sources:
         return StageSizes(
             model=self.sizes,
             thinker=None if thinker is None else thinker.sizes,
-            thinker_layer=self.sizes.config.thinker_layer,
         )
 
     def release(self) -> None:
@@ -136,9 +135,10 @@ def _open_thinker(
     path = options.qwen / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"thinker: cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise ExportError(f"thinker: {path} must hold an object")
     tensors = checkpoint.thinker or open_thinker_folder(options.qwen)
     if not tensors:
         raise ExportError(f"thinker: neither {options.checkpoint} nor {options.qwen} has weights")

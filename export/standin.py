@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from omni_rt.export.config import parse_config
+from omni_rt.export.pack import new_directory
 from omni_rt.export.random_checkpoint import sizes_for, write_random_checkpoint
 from omni_rt.export.reference.thinker import ThinkerSizes
 
 LICENCE = "Apache-2.0 (random weights made by omni_rt)"
 
 _WIDTH, _HIDDEN, _COND = 128, 64, 64
+_ROOM_BYTES = 16 << 20
 _STRIDES = [8, 16, 16]
 
 _SPECIAL_TOKENS = [
@@ -156,10 +158,17 @@ def _vocabulary() -> list[str]:
 
 
 def write_standin(folder: Path, *, seed: int = 0) -> Path:
-    """Write the stand-in's files into a new folder; returns it.
+    """Write the stand-in's files into a new folder, whole or not at all; returns it.
 
     model.safetensors, config.json, qwen/ and upstream/, laid out as the official ones are.
+    Raises ExportError if the folder is there already or cannot be written.
     """
+    with new_directory(folder, needed_bytes=_ROOM_BYTES, overwrite=False) as draft:
+        _write_files(draft, seed)
+    return folder
+
+
+def _write_files(folder: Path, seed: int) -> None:
     upstream = folder / "upstream" / "audio_omni"
     (upstream / "data").mkdir(parents=True)
     (folder / "qwen").mkdir()
@@ -187,4 +196,3 @@ def write_standin(folder: Path, *, seed: int = 0) -> Path:
         thinker=ThinkerSizes.from_config(thinker),
         seed=seed,
     )
-    return folder

@@ -71,7 +71,7 @@ def _string_constants(source: str) -> dict[str, str]:
             continue
         try:
             literal = ast.literal_eval(value)
-        except ValueError:
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
         if isinstance(literal, str):
             found |= {target.id: literal for target in targets if isinstance(target, ast.Name)}

@@ -15,7 +15,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Thread
-from typing import IO
 
 from omni_rt.errors import ExportError
 from omni_rt.export.contract import MODEL_STAGES, model_stage, thinker_stage
@@ -30,14 +29,13 @@ class StageSizes:
 
     model: ModelSizes
     thinker: ThinkerSizes | None
-    thinker_layer: int
 
     def stage(self, name: str) -> Stage:
         """The stage of this name, without weight storage."""
         if name in MODEL_STAGES:
             return model_stage(name, self.model)
         assert self.thinker is not None
-        return thinker_stage(name, self.thinker, self.thinker_layer)
+        return thinker_stage(name, self.thinker, self.model)
 
 
 def traced_stages(
@@ -71,9 +69,18 @@ def traced_stages(
             process.wait()
 
 
+# Without the current directory on the path: nothing that lies there is imported.
+_WORKER = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+from omni_rt.export.tracing import work
+work()
+"""
+
+
 def _start_worker() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "omni_rt.export.tracing"],
+        [sys.executable, "-c", _WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -88,14 +95,10 @@ def _serve(
     results: dict[str, Future[bytes]],
 ) -> None:
     """Hand stage names to one worker until none is left, and its answers on."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    _send(process.stdin, sizes)
     while (name := waiting.get()) is not None:
         try:
-            _send(process.stdin, name)
-            answer = pickle.load(process.stdout)
-        except (OSError, EOFError):
+            answer = _ask(process, sizes, name)
+        except (OSError, EOFError, pickle.UnpicklingError):
             answer = f"its worker died (status {process.poll()}): out of memory?"
         if isinstance(answer, bytes):
             results[name].set_result(answer)
@@ -103,30 +106,28 @@ def _serve(
             results[name].set_exception(ExportError(f"{name}: cannot be traced: {answer}"))
 
 
-def _send(pipe: IO[bytes], value: object) -> None:
-    pickle.dump(value, pipe)
-    pipe.flush()
+def _ask(process: subprocess.Popen[bytes], sizes: StageSizes, name: str) -> bytes | str:
+    """A worker's answer: a traced graph, or what went wrong."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pickle.dump((sizes, name), process.stdin)
+    process.stdin.flush()
+    answer: bytes | str = pickle.load(process.stdout)
+    return answer
 
 
-def _work() -> None:
+def work() -> None:
     """Answer requests on standard input until it ends; what the libraries print goes nowhere."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    sizes: StageSizes = pickle.load(sys.stdin.buffer)
     while True:
         try:
-            name: str = pickle.load(sys.stdin.buffer)
+            sizes, name = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
             answer: bytes | str = traced_bytes(sizes.stage(name))
         except Exception as error:
             answer = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        _send(answers, answer)
-
-
-if __name__ == "__main__":
-    # under its importable name, so that both sides pickle the same classes
-    from omni_rt.export import tracing
-
-    tracing._work()
+        pickle.dump(answer, answers)
+        answers.flush()

@@ -18,6 +18,8 @@ Samples = NDArray[np.float32]
 
 MAX_CHANNELS = 8
 _BLOCK_FRAMES = 16_384
+_LONGEST_S = 24 * 3600.0
+_UNKNOWN_FRAMES = 1 << 40
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
 
 
@@ -30,7 +32,12 @@ class Audio:
     made: Mapping[str, Any] = field(default_factory=dict)  # task, prompt, seed, plan, bundle …
 
     def __post_init__(self) -> None:
-        samples = np.asarray(self.samples, dtype=np.float32)
+        given = np.asarray(self.samples)
+        if not np.issubdtype(given.dtype, np.floating):
+            raise RequestError(
+                f"samples must be floats in [-1, 1], got {given.dtype}: divide 16-bit ones by 32768"
+            )
+        samples = given.astype(np.float32, copy=False)
         if samples.ndim != 2 or not 1 <= samples.shape[0] <= MAX_CHANNELS:
             raise RequestError(
                 f"audio must be [channels, samples] with 1 to {MAX_CHANNELS} channels, "
@@ -54,22 +61,12 @@ class Audio:
         """
         import soundfile
 
-        if not Path(path).is_file():
-            raise RequestError(f"no audio file at {path}")
         try:
+            if not Path(path).is_file():
+                raise RequestError(f"no audio file at {path}")
             with soundfile.SoundFile(path) as file:
-                rate = file.samplerate
-                if file.channels > MAX_CHANNELS:
-                    raise RequestError(
-                        f"{path} has {file.channels} channels; at most {MAX_CHANNELS} are supported"
-                    )
-                if max_duration_s is not None and file.frames > max_duration_s * rate:
-                    raise RequestError(
-                        f"{path} lasts {file.frames / rate:.0f} s; "
-                        f"at most {max_duration_s:g} s are supported: cut it first"
-                    )
-                samples = file.read(dtype="float32", always_2d=True).T
-        except (soundfile.LibsndfileError, TypeError, MemoryError) as error:
+                samples, rate = _decoded(file, path, max_duration_s), file.samplerate
+        except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
             # TypeError: a headerless file, whose rate nobody knows
             raise RequestError(f"{path} is not audio that can be decoded: {error}") from error
         return cls(np.ascontiguousarray(samples), rate, {"file": Path(path).name})
@@ -90,12 +87,7 @@ class Audio:
         """
         import soundfile
 
-        target = Path(path)
-        kind = _FORMATS.get(target.suffix.lower())
-        if kind is None:
-            raise RequestError(f"cannot write {target.name}: use one of {', '.join(_FORMATS)}")
-        if not target.parent.is_dir():
-            raise RequestError(f"cannot write {target}: no folder {target.parent}")
+        target, kind = check_target(path)
         loud = float(np.abs(self.samples).max(initial=0.0)) > 1.0
         if loud and kind != "WAV":
             raise RequestError(f"cannot write {target.name}: samples exceed ±1; use .wav")
@@ -115,6 +107,23 @@ class Audio:
         return target
 
 
+def _decoded(file: Any, path: str | Path, max_duration_s: float | None) -> Samples:
+    """All samples [channels, n] of an open file. Raises RequestError if there are too many."""
+    if file.channels > MAX_CHANNELS:
+        raise RequestError(
+            f"{path} has {file.channels} channels; at most {MAX_CHANNELS} are supported"
+        )
+    longest = _LONGEST_S if max_duration_s is None else max_duration_s
+    limit = round(longest * file.samplerate)
+    # a stream's header may not know its length; then the decoder is asked for one sample too many
+    known = file.frames < _UNKNOWN_FRAMES
+    if not known or file.frames <= limit:
+        samples: Samples = file.read(-1 if known else limit + 1, "float32", always_2d=True).T
+        if samples.shape[1] <= limit:
+            return samples
+    raise RequestError(f"{path} is too long: at most {longest:g} s are supported, cut it first")
+
+
 def _write(path: Path, samples: Samples, rate_hz: int, kind: str, as_float: bool) -> None:
     """Encode in blocks: libvorbis overflows the stack when it gets a minute at once."""
     import soundfile
@@ -125,6 +134,17 @@ def _write(path: Path, samples: Samples, rate_hz: int, kind: str, as_float: bool
     ) as file:
         for start in range(0, samples.shape[1], _BLOCK_FRAMES):
             file.write(samples[:, start : start + _BLOCK_FRAMES].T)
+
+
+def check_target(path: str | Path) -> tuple[Path, str]:
+    """The path and its format. Raises RequestError for a suffix or folder that cannot be."""
+    target = Path(path)
+    kind = _FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise RequestError(f"cannot write {target.name}: use one of {', '.join(_FORMATS)}")
+    if not target.parent.is_dir():
+        raise RequestError(f"cannot write {target}: no folder {target.parent}")
+    return target, kind
 
 
 def peak_normalised(samples: Samples) -> Samples:

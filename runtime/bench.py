@@ -56,9 +56,10 @@ class BenchReport:
     peak_rss_bytes: int
 
 
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_rss_bytes(*, children: bool = False) -> int:
+    """Largest resident memory of this process so far, or of its largest finished child."""
+    who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    peak = resource.getrusage(who).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 

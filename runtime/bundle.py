@@ -9,16 +9,28 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rt.contract import check_ports
 from omni_rt.errors import BundleError
+from omni_rt.external_data import external_files
 from omni_rt.manifest import MANIFEST, FileSpec, GraphSpec, Manifest, read_manifest
 from omni_rt.plans import Plan, read_plan
 
 _CHUNK_BYTES = 1 << 22
+
+_BROKEN_ARCHIVE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    zipfile.BadZipFile,
+)
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -37,7 +49,11 @@ class Bundle:
         Raises BundleError at the first file that is missing, changed, or outside the bundle.
         """
         bundle = cls(Path(directory), read_manifest(Path(directory)))
-        bundle._verify_files(progress)
+        try:
+            bundle._verify_files(progress)
+        except OSError as error:
+            raise BundleError(f"cannot read {error.filename}: {error.strerror}") from error
+        bundle._verify_graphs()
         bundle._verify_folds()
         return bundle
 
@@ -64,12 +80,17 @@ class Bundle:
     def prompts(self) -> Mapping[str, str]:
         """Prompt templates by their upstream names."""
         path = self._text_file("prompts")
+        from omni_rt.preprocess.chat import TEMPLATES
+
         try:
             prompts = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{path.name} is not JSON: {error}") from error
         if not isinstance(prompts, dict) or not all(isinstance(v, str) for v in prompts.values()):
             raise BundleError(f"{path.name}: expected an object of strings")
+        missing = sorted(TEMPLATES.keys() - prompts.keys())
+        if missing:
+            raise BundleError(f"{path.name} lacks {', '.join(missing)}")
         return prompts
 
     @cached_property
@@ -86,10 +107,12 @@ class Bundle:
     @cached_property
     def empty_transcript(self) -> NDArray[np.float32]:
         """The learned tokens of silence, [1, 256, 768]."""
-        value: NDArray[np.float32] = self._arrays(self.manifest.constants, "empty_transcript")[
-            "empty_transcript"
-        ].astype(np.float32)
-        return value
+        name, dims = "empty_transcript", self.manifest.dims
+        value = self._arrays(self.manifest.constants, name)[name]
+        shape = (1, dims.transcript_tokens, dims.cond_width)
+        if value.shape != shape or value.dtype != np.float32 or not np.isfinite(value).all():
+            raise BundleError(f"{name} must be finite float32 {shape}, got {value.shape}")
+        return value.astype(np.float32, copy=False)
 
     def plan(self, name: str) -> Plan | None:
         """A plan file of this bundle, or None if it has none of that name."""
@@ -104,9 +127,10 @@ class Bundle:
 
     def _arrays(self, path: str, *needed: str) -> dict[str, NDArray[np.generic]]:
         try:
+            _refuse_compressed(self.path(path))
             with np.load(self.path(path), allow_pickle=False) as arrays:
                 found = dict(arrays)
-        except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except _BROKEN_ARCHIVE as error:
             raise BundleError(f"{path} is no archive of arrays: {error}") from error
         missing = [name for name in needed if name not in found]
         if missing:
@@ -171,12 +195,28 @@ class Bundle:
                 if progress is not None:
                     progress(done, total)
 
+    def _verify_graphs(self) -> None:
+        """Ports as the contract says for these sizes, and weights in listed files alone."""
+        for stage, graph in self.manifest.graphs.items():
+            check_ports(stage, graph, self.manifest.dims)
+            listed = {PurePosixPath(path).name for path in graph.data}
+            unlisted = external_files(self.path(graph.path)) - listed
+            if unlisted:
+                raise BundleError(f"{graph.path} takes weights from {', '.join(sorted(unlisted))}")
+
     def _verify_folds(self) -> None:
         graphs = self.manifest.graphs
         if {"context", "dit_step"} <= graphs.keys():
             ids = graphs["context"].fold_id, graphs["dit_step"].fold_id
             if ids[0] != ids[1]:
                 raise BundleError(f"context and dit_step were folded differently: {ids}")
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise ValueError for a member that could grow: this project stores arrays as they are."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("its members are compressed")
 
 
 def sha256_of(path: Path) -> str:

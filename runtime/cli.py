@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rt import cli_sound, terminal
+from omni_rt import __version__, cli_sound, terminal
 from omni_rt.bundle import Bundle
 from omni_rt.cli_sound import Json, Threads, open_session
 from omni_rt.manifest import Measurement
@@ -23,6 +23,22 @@ app = typer.Typer(
 )
 
 cli_sound.commands(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        terminal.say(f"omni_rt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    """Run Audio-Omni: make and edit sound, music and speech from a bundle."""
+
 
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 
@@ -48,7 +64,7 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
         )
         terminal.say(f"default plan {manifest.default_plan}")
         rows = [
-            (name, graph.precision, str(graph.opset), _mb(opened, graph.path))
+            (name, graph.precision, str(graph.opset), _kilobytes(opened, graph.path))
             for name, graph in manifest.graphs.items()
         ]
         terminal.print_table("stages", ("stage", "precision", "opset", "graph kB"), rows)
@@ -62,7 +78,7 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
             )
 
 
-def _mb(bundle: Bundle, path: str) -> str:
+def _kilobytes(bundle: Bundle, path: str) -> str:
     return f"{bundle.manifest.files[path].size_bytes / 1e3:.1f}"
 
 
@@ -150,6 +166,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
     plan: Annotated[str, typer.Option(help="Solver and steps.")] = "ab3-25",
     seed: Annotated[int, typer.Option(help="Seed of all of them.")] = 7,
+    as_json: Json = False,
 ) -> None:
     """Make a sound, speech and an edit, and save them."""
     from omni_rt.demo import run_demo

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omni_rt import terminal
-from omni_rt.audio import Audio
+from omni_rt.audio import Audio, check_target
 from omni_rt.errors import RequestError
 from omni_rt.plans import Plan, make_plan
 from omni_rt.session import Session
@@ -27,7 +29,10 @@ Uncertified = Annotated[
 ]
 PlanName = Annotated[
     str | None,
-    typer.Option("--plan", help="Solver and steps, e.g. euler-100, ab3-25, dpmpp2m-16."),
+    typer.Option(
+        "--plan",
+        help="Solver and steps: euler-N, ab2-N, ab3-N, abm2-N, heun-N, dpmpp2m-N, consistency-N.",
+    ),
 ]
 Shift = Annotated[
     float | None,
@@ -73,6 +78,15 @@ def _shifted(plan: Plan, shift: float | None) -> Plan:
     if plan.method is None:
         raise RequestError(f"plan {plan.name!r} is fitted to its times: --shift cannot warp them")
     return make_plan(f"{plan.method}-{len(plan.grid) - 1}", shift=shift)
+
+
+@contextmanager
+def _writable(output: Path, raw: bool) -> Iterator[None]:
+    """Refuse an output before the work is done for it."""
+    check_target(output)
+    if raw and output.suffix.lower() != ".wav":
+        raise RequestError("--raw may exceed full scale: write a .wav")
+    yield
 
 
 def _finish(audio: Audio, output: Path, as_json: bool) -> None:
@@ -121,9 +135,13 @@ def generate(
     omni-rt generate T2A -b BUNDLE --prompt "Rain on a tin roof" -o rain.wav
 
     omni-rt generate TTS -b BUNDLE --prompt "Good morning." -o speech.wav
+
+    T2A and T2M take --prompt. TTS takes --prompt, and for a voice --voice with --voice-transcript.
+    VC takes --transcript, --voice and --voice-transcript.
     """
     with (
         terminal.errors_reported(),
+        _writable(output, raw),
         open_session(
             bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
         ) as session,
@@ -177,6 +195,7 @@ def edit(
     """
     with (
         terminal.errors_reported(),
+        _writable(output, raw),
         open_session(
             bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
         ) as session,

@@ -88,8 +88,10 @@ def _core() -> Finding:
 
 
 def _mp3() -> Finding:
-    import soundfile
-
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        return Finding(what="audio files", found="none", advice=f"{error}: pip install soundfile")
     able = "MP3" in soundfile.available_formats()
     advice = "" if able else "mp3 needs libsndfile 1.1 or newer: pip install -U soundfile"
     return Finding(what="audio files", found=soundfile.__libsndfile_version__, advice=advice)
@@ -100,5 +102,8 @@ def _gpu() -> Finding:
     if tool is None:
         return Finding(what="NVIDIA GPU", found="none: bundles run on the CPU")
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return Finding(what="NVIDIA GPU", found="nvidia-smi does not answer")
     return Finding(what="NVIDIA GPU", found=result.stdout.strip() or "not answering")

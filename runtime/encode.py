@@ -62,26 +62,28 @@ class Conditioning:
         """
         ids = None if transcript_ids is None else transcript.checked_ids(transcript_ids)
         return cls(
-            hidden=_floats(hidden, "hidden", rank=2),
+            hidden=as_floats(hidden, "hidden", rank=2),
             transcript_ids=ids,
-            waveform=None if waveform is None else _floats(waveform, "waveform", rank=1),
-            sync=None if sync is None else _floats(sync, "sync", rank=2),
-            mel_keep=None if mel_keep is None else _floats(mel_keep, "mel_keep", rank=1) != 0,
+            waveform=None if waveform is None else as_floats(waveform, "waveform", rank=1),
+            sync=None if sync is None else as_floats(sync, "sync", rank=2),
+            mel_keep=None if mel_keep is None else as_floats(mel_keep, "mel_keep", rank=1) != 0,
             negative_hidden=(
                 None
                 if negative_hidden is None
-                else _floats(negative_hidden, "negative_hidden", rank=2)
+                else as_floats(negative_hidden, "negative_hidden", rank=2)
             ),
         )
 
 
-def _floats(value: ArrayLike, name: str, *, rank: int) -> Floats:
+def as_floats(value: ArrayLike, name: str, *, rank: int | None = None) -> Floats:
+    """A caller's array as float32, checked: numbers, not empty, finite, of this many axes."""
     try:
         array = np.asarray(value, dtype=np.float32, order="C")
     except (TypeError, ValueError) as error:
         raise RequestError(f"{name} is no array of numbers: {error}") from error
-    if array.ndim != rank or array.size == 0:
-        raise RequestError(f"{name} must have {rank} axes and not be empty, got {array.shape}")
+    if (rank is not None and array.ndim != rank) or array.size == 0:
+        axes = "" if rank is None else f"have {rank} axes and "
+        raise RequestError(f"{name} must {axes}not be empty, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise RequestError(f"{name} holds NaN or infinite values")
     return array
@@ -158,10 +160,9 @@ class Encoder:
         """Thinker states [n, W] of a system and a user turn."""
         ids = self._tokenizer.encode(chat.layout(self._bundle.prompts[system], user))[None]
         length, most = ids.shape[1], self._dims.context_tokens
-        if length > _LONGEST_PROMPT * most:
-            raise RequestError(
-                f"the prompt is {length} tokens long; at most {_LONGEST_PROMPT * most} are accepted"
-            )
+        limit = min(_LONGEST_PROMPT * most, self._bundle.manifest.text.max_positions or length)
+        if length > limit:
+            raise RequestError(f"the prompt is {length} tokens long; at most {limit} are accepted")
         if length > most:
             _log.warning("prompt of %d tokens: interpolated to the %d of the model", length, most)
         embeds = self._pool.get("thinker_embed").run(input_ids=ids)["inputs_embeds"]

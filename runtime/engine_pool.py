@@ -15,10 +15,23 @@ Memory = Literal["resident", "staged"]
 _PHASE = {
     "thinker_embed": "encode",
     "thinker_cond": "encode",
+    "transcript": "prepare",
+    "context": "prepare",
+    "signal": "prepare",
     "dit_step": "sample",
     "vae_decoder": "decode",
     "vae_encoder": "decode",
-}  # others are small and used between encoding and sampling: they stay
+}
+
+
+def check_machine(device: object, threads: object, memory: object) -> None:
+    """Raise RequestError for what no pool can be made of."""
+    if device not in get_args(Device):
+        raise RequestError(f"device must be one of {get_args(Device)}, got {device!r}")
+    if memory not in get_args(Memory):
+        raise RequestError(f"memory must be one of {get_args(Memory)}, got {memory!r}")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise RequestError(f"threads must be a positive integer or None, got {threads!r}")
 
 
 class EnginePool:
@@ -27,12 +40,7 @@ class EnginePool:
     def __init__(
         self, bundle: Bundle, *, device: Device, threads: int | None, memory: Memory
     ) -> None:
-        if device not in get_args(Device):
-            raise RequestError(f"device must be one of {get_args(Device)}, got {device!r}")
-        if memory not in get_args(Memory):
-            raise RequestError(f"memory must be one of {get_args(Memory)}, got {memory!r}")
-        if threads is not None and threads < 1:
-            raise RequestError(f"threads must be at least 1, got {threads}")
+        check_machine(device, threads, memory)
         self._bundle, self._threads, self._memory = bundle, threads, memory
         self._loaded: dict[str, Engine] = {}
         self._lock = threading.Lock()
@@ -60,8 +68,6 @@ class EnginePool:
             self._loaded.clear()
 
     def _release_other_phases(self, stage: str) -> None:
-        phase = _PHASE.get(stage)
-        if phase is not None:
-            others = [s for s in self._loaded if _PHASE.get(s, phase) != phase]
-            for other in others:
-                del self._loaded[other]
+        others = [s for s in self._loaded if _PHASE.get(s) != _PHASE.get(stage)]
+        for other in others:
+            del self._loaded[other]

@@ -60,7 +60,9 @@ def generated(
     demo does (spec UPSTREAM §10): 10 s hop, what overlaps is cross-faded, seed + index.
     """
     dims = pipeline.dims
-    hop = min(dims.window_samples, dims.clip_samples * 10 // 11)
+    hop = dims.window_samples
+    if hop >= dims.clip_samples:  # a model whose clips are shorter than what it hears
+        hop = dims.clip_samples * 10 // 11
     count = segment_count(total, segment=dims.clip_samples, hop=hop)
 
     def segments() -> Iterator[Samples]:

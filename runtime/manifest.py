@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -137,8 +137,15 @@ def parse_manifest(raw: object) -> Manifest:
             + ("upgrade omni_rt" if raw["schema"] > SCHEMA else "export the bundle again")
         )
     manifest = strict_json.parse(Manifest, raw, where="manifest")
+    _check_dims(manifest.dims)
     _check_paths(manifest)
     return manifest
+
+
+def _check_dims(dims: Dims) -> None:
+    wrong = [f.name for f in fields(dims) if getattr(dims, f.name) < 1]
+    if wrong:
+        raise BundleError(f"manifest.dims: {', '.join(wrong)} must be positive")
 
 
 def _check_paths(manifest: Manifest) -> None:

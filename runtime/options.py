@@ -43,6 +43,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if not _is_finite(self.cfg_scale):
             raise RequestError(f"cfg_scale must be a finite number, got {self.cfg_scale!r}")
+        if not self.plan.rows:
+            raise RequestError(f"plan {self.plan.name!r} has no rows")
+        if self.on_step is not None and not callable(self.on_step):
+            raise RequestError(f"on_step must be callable, got {self.on_step!r}")
+        if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
+            raise RequestError(f"cancel must be a threading.Event, got {self.cancel!r}")
         if not (_is_number(self.rescale) and 0 <= self.rescale <= 1):
             raise RequestError(f"rescale must be between 0 and 1, got {self.rescale!r}")
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from omni_rt.audio import Audio, Samples, peak_normalised
 from omni_rt.bundle import Bundle
-from omni_rt.encode import Conditioning, Encoder, Floats
+from omni_rt.encode import Conditioning, Encoder, Floats, as_floats
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import Cancelled, RequestError
 from omni_rt.options import InitialLatents, OnStep, Sampling
@@ -20,7 +20,15 @@ from omni_rt.sampling import Noise, run_plan
 from omni_rt.tasks import Request
 
 MAX_BATCH = 64
+MAX_RENOISE_BYTES = 1 << 30
+_ALWAYS_NEEDED = ("context", "signal", "dit_step", "vae_decoder")
 _CANCEL_POLL_S = 0.05
+
+
+def check_batch(size: int) -> None:
+    """Raise RequestError for an empty batch or one beyond the limit."""
+    if not 1 <= size <= MAX_BATCH:
+        raise RequestError(f"a batch holds 1 to {MAX_BATCH} requests, got {size}")
 
 
 class Pipeline:
@@ -41,12 +49,16 @@ class Pipeline:
                 raise Cancelled("cancelled by the caller while waiting for another request")
         self._holder = threading.get_ident()
         try:
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("cancelled by the caller")
+            _raise_if(cancel)
             yield
         finally:
             self._holder = None
             self._lock.release()
+
+    def require(self, *stages: str) -> None:
+        """Raise BundleError now if the bundle lacks one of these, or what every request needs."""
+        for stage in ("thinker_embed", "thinker_cond", *_ALWAYS_NEEDED, *stages):
+            self.bundle.graph(stage)
 
     def encode(
         self, request: Request, negative_prompt: str | None, cancel: threading.Event | None = None
@@ -55,12 +67,14 @@ class Pipeline:
         with self._exclusive(cancel):
             return self._encoder.encode(request, negative_prompt=negative_prompt)
 
-    def initial_latents(self, clip: Audio, *, strength: float) -> InitialLatents:
+    def initial_latents(
+        self, clip: Audio, *, strength: float, cancel: threading.Event | None = None
+    ) -> InitialLatents:
         """What the encoder makes of a clip to vary."""
         dims = self.dims
         stereo = channels_as(clip, channels=dims.audio_channels, rate_hz=dims.sample_rate_hz)
         window = fitted(stereo, dims.latent_frames * dims.downsampling_ratio)
-        with self._exclusive():
+        with self._exclusive(cancel):
             out = self._pool.get("vae_encoder").run(waveform=window[None])
         mean, std = (np.asarray(out[name], np.float32) for name in ("mean", "std"))
         return InitialLatents(mean=mean, std=std, sigma=1 - strength)
@@ -75,13 +89,19 @@ class Pipeline:
         noise: ArrayLike | None = None,
     ) -> Floats:
         """Latents [B, C, L]; `noise` replaces the seeds' initial noise."""
-        if not 1 <= len(conditionings) <= MAX_BATCH:
-            raise RequestError(f"a batch holds 1 to {MAX_BATCH} requests, got {len(conditionings)}")
+        check_batch(len(conditionings))
         if len(seeds) != len(conditionings):
             raise RequestError(f"{len(seeds)} seeds for {len(conditionings)} requests")
         streams = [
             Noise(seed, (self.dims.latent_channels, self.dims.latent_frames)) for seed in seeds
         ]
+        if how.plan.grid[0] < 1 and how.initial is None and noise is None:
+            raise RequestError(
+                f"plan {how.plan.name!r} starts at σ = {how.plan.grid[0]:g}: "
+                "give init_audio or noise"
+            )
+        if how.plan.renoise_rows * len(seeds) * streams[0].initial.nbytes > MAX_RENOISE_BYTES:
+            raise RequestError(f"plan {how.plan.name!r} draws too much noise: use fewer steps")
         start = np.stack([stream.initial for stream in streams])
         if noise is not None:
             start = _checked_noise(noise, start.shape)
@@ -100,15 +120,18 @@ class Pipeline:
             )
         return found
 
-    def decode(self, latents: ArrayLike) -> Floats:
+    def decode(self, latents: ArrayLike, cancel: threading.Event | None = None) -> Floats:
         """Waveform [B, 2, samples] of latents [B, C, L], item by item to bound the memory."""
-        array = np.asarray(latents, np.float32)
         channels = self.dims.latent_channels
-        if array.ndim != 3 or array.shape[1] != channels or not array.size:
+        array = as_floats(latents, "latents", rank=3)
+        if array.shape[1] != channels:
             raise RequestError(f"latents must be [B, {channels}, L], got {array.shape}")
-        with self._exclusive():
+        clips = []
+        with self._exclusive(cancel):
             engine = self._pool.get("vae_decoder")
-            clips = [engine.run(latents=item[None])["waveform"] for item in array]
+            for item in array:
+                _raise_if(cancel)
+                clips.append(engine.run(latents=item[None])["waveform"])
         return np.asarray(np.concatenate(clips), np.float32)
 
     def clips(
@@ -119,7 +142,8 @@ class Pipeline:
         on_step: OnStep | None,
     ) -> list[Samples]:
         """A clip [2, samples] of one window for each conditioning, normalised if asked for."""
-        waveforms = self.decode(self.latents(conditionings, seeds, how, on_step=on_step))
+        latents = self.latents(conditionings, seeds, how, on_step=on_step)
+        waveforms = self.decode(latents, how.cancel)
         return [peak_normalised(clip) if how.normalise else clip for clip in waveforms]
 
     def load_all(self) -> None:
@@ -134,6 +158,11 @@ class Pipeline:
             self._pool.close()
 
 
+def _raise_if(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("cancelled by the caller")
+
+
 def _towards(initial: InitialLatents, noise: Floats, encoder_noise: Floats) -> Floats:
     """X = clip·(1−σ) + noise·σ, the clip drawn from its distribution (spec UPSTREAM §4, §6)."""
     clip = initial.mean + initial.std * encoder_noise
@@ -142,9 +171,8 @@ def _towards(initial: InitialLatents, noise: Floats, encoder_noise: Floats) -> F
 
 
 def _checked_noise(noise: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    array = np.asarray(noise, np.float32)
-    if array.shape == shape[1:]:
-        array = array[None]
-    if array.shape != shape or not np.isfinite(array).all():
-        raise RequestError(f"noise must be finite and of shape {shape}, got {array.shape}")
+    array = as_floats(noise, "noise")
+    array = array[None] if array.shape == shape[1:] else array
+    if array.shape != shape:
+        raise RequestError(f"noise must have shape {shape}, got {array.shape}")
     return array

@@ -197,6 +197,8 @@ def make_plan(name: str, *, shift: float = 1.0, grid: Sequence[float] | None = N
     `grid` gives the times instead (1 or less, falling, ending in 0); its length must agree with
     the name. Raises RequestError for an unknown method or a bad step count, shift or grid.
     """
+    if not isinstance(name, str):
+        raise RequestError(f"a plan is named by a string, got {name!r}")
     method, _, count = name.rpartition("-")
     if method not in METHODS or not _is_integer(count):
         known = ", ".join(f"{m}-N" for m in METHODS)

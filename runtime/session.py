@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from omni_rt.audio import Audio, Samples
+from omni_rt.audio import Audio, Samples, peak_normalised
 from omni_rt.bundle import Bundle, Progress
 from omni_rt.encode import Conditioning, Floats
-from omni_rt.engine_pool import Device, EnginePool, Memory
-from omni_rt.errors import RequestError
+from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
+from omni_rt.errors import BundleError, RequestError
 from omni_rt.longform import edited, finished, generated, requested_samples
 from omni_rt.options import (
     OnStep,
@@ -26,10 +26,10 @@ from omni_rt.options import (
     checked_strength,
     nth_seed,
 )
-from omni_rt.pipeline import Pipeline
+from omni_rt.pipeline import Pipeline, check_batch
 from omni_rt.plans import Plan, make_plan
 from omni_rt.preprocess.waveform import read_clip
-from omni_rt.tasks import EDITING, GENERATION, Clip, Edit, Request, make_request
+from omni_rt.tasks import EDITING, GENERATION, VOICE_S, Clip, Edit, Request, make_request
 
 DEFAULT_DURATION_S = 10.0
 
@@ -52,6 +52,9 @@ class Session:
         allow_uncertified: bool = False,
         progress: Progress | None = None,
     ) -> None:
+        check_machine(device, threads, memory)
+        if not isinstance(bundle, (str, Path)):
+            raise BundleError(f"a bundle is the path of a directory, got {bundle!r}")
         self.bundle = Bundle.open(bundle, progress=progress)
         if not allow_uncertified:
             self.bundle.require_certificate()
@@ -139,8 +142,8 @@ class Session:
             on_step=on_step,
             cancel=cancel,
         )
-        if isinstance(request, Edit):
-            raise RequestError("generate_segments takes a generation, not an edit")
+        if not isinstance(request, Request) or isinstance(request, Edit):
+            raise RequestError(f"generate_segments takes a generation request, got {request!r:.80}")
         seed = checked_seed(seed)
         pieces = self._pieces(request, how, seed, duration_s, negative_prompt)
         return (self._audio([piece], request, how, seed) for piece in pieces)
@@ -185,8 +188,12 @@ class Session:
             cancel=cancel,
         )
         seed = checked_seed(seed)
+        self._check(request, how, negative_prompt)
         conditioning = self._pipeline.encode(request, negative_prompt, cancel)
-        pieces = edited(self._pipeline, request.source, conditioning, how, seed=seed)
+        raw = replace(how, normalise=False)
+        pieces = list(edited(self._pipeline, request.source, conditioning, raw, seed=seed))
+        if normalise:  # once, so that the windows keep their levels
+            pieces = [peak_normalised(np.concatenate(pieces, axis=1))]
         return self._audio(pieces, request, how, seed)
 
     def generate_batch(
@@ -207,6 +214,7 @@ class Session:
 
         Each is one window at most. Raises as `generate` does; then no request has a result.
         """
+        check_batch(len(requests))
         drawn = [checked_seed(s) for s in ([None] * len(requests) if seeds is None else seeds)]
         negatives = [None] * len(requests) if negative_prompts is None else list(negative_prompts)
         if not len(drawn) == len(negatives) == len(requests):
@@ -220,6 +228,10 @@ class Session:
             cancel=cancel,
         )
         read = [_with_clip_read(request) for request in requests]
+        if None in negatives and any(n is not None for n in negatives):
+            raise RequestError("a batch has negative prompts for all its requests, or for none")
+        for request, negative in zip(read, negatives, strict=True):
+            self._check(request, how, negative)
         totals = [self._window_samples(request, duration_s) for request in read]
         conditionings = [
             self._pipeline.encode(r, n, cancel) for r, n in zip(read, negatives, strict=True)
@@ -247,7 +259,11 @@ class Session:
         cancel: threading.Event | None = None,
     ) -> Floats:
         """Latents [B, C, L] float32: the second phase. `noise` [B, C, L] replaces the seed's."""
-        items = [conditioning] if isinstance(conditioning, Conditioning) else list(conditioning)
+        items = [conditioning] if isinstance(conditioning, Conditioning) else conditioning
+        if not isinstance(items, (list, tuple)) or not all(
+            isinstance(item, Conditioning) for item in items
+        ):
+            raise RequestError("sample takes a Conditioning or a list of them")
         if seed is None or np.ndim(seed) == 0:
             first = checked_seed(seed)  # type: ignore[arg-type]  # checked there
             seeds = [nth_seed(first, i) for i in range(len(items))]
@@ -301,12 +317,26 @@ class Session:
     ) -> Iterator[Samples]:
         """The pieces of a generation; everything is checked and encoded before this returns."""
         dims = self._pipeline.dims
+        self._check(request, how, negative_prompt)
         total = self._total(duration_s, long=request.long)
         if how.initial is not None and total > dims.clip_samples:
             raise RequestError("init_audio varies one window: duration_s is too long for it")
         request = _with_clip_read(request)
         conditioning = self._pipeline.encode(request, negative_prompt, how.cancel)
         return generated(self._pipeline, request, conditioning, how, seed=seed, total=total)
+
+    def _check(self, request: Request, how: Sampling, negative_prompt: str | None) -> None:
+        """Raise before anything runs if the bundle or the options cannot serve the request."""
+        speech = not isinstance(request, Edit) and request.spoken() is not None
+        self._pipeline.require(*(["transcript"] if speech else []))
+        if negative_prompt is not None and not how.guided:
+            raise RequestError("a negative prompt needs guidance: cfg_scale is 1")
+        if speech and request.clip() is not None:
+            window_s = self._pipeline.dims.clip_samples / self.sample_rate_hz
+            if window_s <= VOICE_S:
+                raise RequestError(
+                    f"this model makes {window_s:.2f} s: no room beside a voice prompt"
+                )
 
     def _total(self, duration_s: float | None, *, long: bool) -> int:
         dims = self._pipeline.dims
@@ -323,10 +353,11 @@ class Session:
 
     def _starting_from(self, clip: Clip, strength: float | None, how: Sampling) -> Sampling:
         """`how` from a clip's latents, its plan rebuilt to start at their σ."""
+        self._pipeline.require("vae_encoder")
         remaining = checked_strength(strength)
         plan = how.plan.starting_at(1 - remaining)
         initial = self._pipeline.initial_latents(
-            read_clip(clip, what="init_audio"), strength=remaining
+            read_clip(clip, what="init_audio"), strength=remaining, cancel=how.cancel
         )
         return replace(how, plan=plan, initial=initial)
 
@@ -348,6 +379,8 @@ class Session:
 
 def _with_clip_read(request: Request) -> Request:
     """The request with its recording decoded and checked, so that it is read once."""
+    if not isinstance(request, Request):
+        raise RequestError(f"a request is one of omni_rt's, such as TextToAudio, got {request!r}")
     given = request.clip()
     if given is None:
         return request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -59,8 +60,10 @@ def errors_reported() -> Iterator[None]:
         yield
     except OmniError as error:
         fail(str(error))
+    except (OSError, MemoryError) as error:
+        fail(str(error) or "out of memory")
     except KeyboardInterrupt:
-        fail("interrupted; nothing was written", code=130)
+        fail("interrupted", code=130)
 
 
 @contextmanager
@@ -84,20 +87,20 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
 @contextmanager
 def stage_notes(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A function that says what is being done now, with the time the last one took."""
-    import time
-
+    """A function that shows what is being done now, and notes how long the last thing took."""
     state: list[tuple[str, float]] = []
+    with _err.status("starting") as status:
 
-    def tell(what: str) -> None:
+        def tell(what: str) -> None:
+            finish()
+            status.update(what)
+            state.append((what, time.perf_counter()))
+
+        def finish() -> None:
+            if state and not quiet:
+                what, start = state.pop()
+                note(f"{what}: {time.perf_counter() - start:.1f} s")
+            state.clear()
+
+        yield tell
         finish()
-        state.append((what, time.perf_counter()))
-
-    def finish() -> None:
-        if state and not quiet:
-            what, start = state.pop()
-            note(f"{what}: {time.perf_counter() - start:.1f} s")
-        state.clear()
-
-    yield tell
-    finish()

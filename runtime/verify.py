@@ -96,8 +96,6 @@ def measurements(
 ) -> Iterator[tuple[str, dict[str, Measurement], dict[str, Measurement]]]:
     """Stage after stage: its name, its measurements, and what it showed end to end."""
     for stage in bundle.manifest.graphs:
-        if stage not in bundle.manifest.parity:
-            continue
         engine = loader(stage)
         whole = {}
         if stage == "dit_step" and END_TO_END in bundle.manifest.parity:

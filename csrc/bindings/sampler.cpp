@@ -6,6 +6,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <vector>
 
 namespace py = pybind11;
@@ -93,7 +94,8 @@ void bind_sampler(py::module_& m) {
   py::class_<Sampler>(m, "Sampler",
                       "Executes the rows of a plan on a batch of latents; owns the buffers.")
       .def(py::init([](std::size_t batch, std::size_t channels, std::size_t frames, bool guided) {
-             return Sampler({.batch = batch, .channels = channels, .frames = frames}, guided);
+             const LatentShape shape{.batch = batch, .channels = channels, .frames = frames};
+             return std::make_unique<Sampler>(shape, guided);
            }),
            py::kw_only(), "batch"_a, "channels"_a, "frames"_a, "guided"_a)
       .def_property_readonly(

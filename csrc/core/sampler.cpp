@@ -10,6 +10,20 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// Marks a sampler as running as long as it lives.
+class Running {
+ public:
+  explicit Running(std::atomic<bool>& flag) : flag_(flag) {
+    if (flag_.exchange(true)) throw std::logic_error("this sampler is running already");
+  }
+  Running(const Running&) = delete;
+  Running& operator=(const Running&) = delete;
+  ~Running() { flag_ = false; }
+
+ private:
+  std::atomic<bool>& flag_;  // borrowed: the sampler outlives its run
+};
+
 void check_renoise(std::span<const Row> rows, std::size_t size, std::size_t given) {
   const auto noisy = std::ranges::count_if(rows, [](const Row& row) { return row.c != 0; });
   if (given != static_cast<std::size_t>(noisy) * size)
@@ -27,6 +41,7 @@ Sampler::Sampler(LatentShape shape, bool guided)
 bool Sampler::run(std::span<const Row> rows, const Guidance& guidance,
                   std::span<const float> renoise, StepEngine& engine, Observer& observer) {
   check_renoise(rows, shape_.size(), renoise.size());
+  const Running running(running_);
   const auto start = Clock::now();
   times_ = {};
   for (auto& h : ring_) std::ranges::fill(h, 0.0F);

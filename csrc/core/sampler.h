@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <span>
 #include <vector>
@@ -52,7 +53,7 @@ class Sampler {
 
   /// Executes `rows` in order. `renoise` holds one [batch, C, L] per row with c ≠ 0, in order.
   /// Returns false if the observer cancelled; x is then unfinished. Allocates nothing.
-  /// Throws std::invalid_argument if `renoise` has another size.
+  /// Throws std::invalid_argument if `renoise` has another size, std::logic_error if it is running.
   bool run(std::span<const Row> rows, const Guidance& guidance, std::span<const float> renoise,
            StepEngine& engine, Observer& observer);
 
@@ -66,6 +67,7 @@ class Sampler {
   std::vector<float> x_, t_, velocity_;
   std::array<std::vector<float>, 3> ring_;  // newest first after rotation
   RunTimes times_;
+  std::atomic<bool> running_{false};
 };
 
 }  // namespace omni_rt

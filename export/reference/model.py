@@ -151,8 +151,8 @@ class _Shapes:
         found = self.tensors.get(name)
         if found is None:
             self.problems.append(f"missing {name}")
-        elif len(found.shape) != rank:
-            self.problems.append(f"{name} has {len(found.shape)} axes, expected {rank}")
+        elif len(found.shape) != rank or 0 in found.shape:
+            self.problems.append(f"{name} has shape {list(found.shape)}, expected {rank} axes")
         else:
             return found.shape
         return (1,) * rank

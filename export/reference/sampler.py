@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -13,12 +13,19 @@ from omni_rt.export.reference.dit import DiT, guided_velocity
 
 @torch.inference_mode()
 def sample_euler(
-    dit: DiT, noise: Tensor, conditioning: Sequence[Tensor], *, steps: int, cfg_scale: float
+    dit: DiT,
+    noise: Tensor,
+    conditioning: Sequence[Tensor],
+    *,
+    steps: int,
+    cfg_scale: float,
+    on_step: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Latents [B, C, L] from noise [B, C, L] in `steps` equal fp32 steps."""
+    """Latents [B, C, L] from noise [B, C, L] in `steps` equal fp32 steps; tells before each."""
     times = torch.linspace(1, 0, steps + 1)
     x = noise
-    for now, after in pairwise(times):
+    for step, (now, after) in enumerate(pairwise(times), start=1):
+        on_step(step)
         t = now.expand(len(x))
         x = x + (after - now) * guided_velocity(dit, x, t, conditioning, cfg_scale=cfg_scale)
     return x

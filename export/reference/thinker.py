@@ -7,7 +7,7 @@ are kept, so the last layer, the final norm and the head are never loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -36,7 +36,8 @@ class ThinkerSizes:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ThinkerSizes:
         """Read a Hugging Face configuration: the whole model's, or its thinker's."""
-        text = config.get("thinker_config", config).get("text_config")
+        thinker = config.get("thinker_config", config)
+        text = thinker.get("text_config") if isinstance(thinker, Mapping) else None
         if not isinstance(text, Mapping):
             raise ExportError("thinker: config.json has no thinker_config.text_config")
         try:
@@ -54,8 +55,11 @@ class ThinkerSizes:
                 rope_sections=tuple(rope["mrope_section"]),
                 max_positions=text.get("max_position_embeddings", 32_768),
             )
-        except (KeyError, TypeError) as error:
-            raise ExportError(f"thinker: config.json's text_config lacks {error}") from error
+        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+            raise ExportError(f"thinker: config.json's text_config is wrong: {error}") from error
+        counts = (getattr(sizes, f.name) for f in fields(sizes) if f.type == "int")
+        if not all(type(count) is int and count > 0 for count in counts):
+            raise ExportError(f"thinker: config.json's sizes must be positive integers: {sizes}")
         if 2 * sum(sizes.rope_sections) != sizes.head_width:
             raise ExportError(
                 f"thinker: mrope_section {sizes.rope_sections} must sum to half of "

@@ -12,6 +12,8 @@ from omni_rt.engines import Array
 from omni_rt.errors import EngineError
 from omni_rt.manifest import GraphSpec, TensorSpec
 
+_ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
+
 
 class OrtEngine:
     """A graph in an ONNX Runtime session on the CPU."""
@@ -36,9 +38,13 @@ class OrtEngine:
         except Exception as error:  # the library's errors share no base class
             raise EngineError(f"{path.name}: cannot be loaded: {_line(error)}") from error
         self._spec, self._name = spec, path.stem
-        found = [node.name for node in self._session.get_inputs()]
-        if found != [port.name for port in spec.inputs]:
-            raise EngineError(f"{path.name}: inputs {found} are not the manifest's")
+        for nodes, ports in (
+            (self._session.get_inputs(), spec.inputs),
+            (self._session.get_outputs(), spec.outputs),
+        ):
+            found = [(node.name, tuple(node.shape), node.type) for node in nodes]
+            if found != [(p.name, p.shape, _ORT_TYPES.get(p.dtype)) for p in ports]:
+                raise EngineError(f"{path.name}: its ports are not the manifest's: {found}"[:400])
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:

@@ -234,6 +234,18 @@ void noise_of_another_size_is_refused_before_anything_runs() {
   check(engine.evaluations == 0);
 }
 
+void a_running_sampler_cannot_be_run() {
+  Sampler sampler(shape, true);
+  Watcher watcher;
+  Engine inner([] {});
+  Engine outer([&] {
+    check_throws<std::logic_error>([&] { sampler.run(euler(1), {}, {}, inner, watcher); });
+  });
+  check(sampler.run(euler(3), {}, {}, outer, watcher));
+  check(inner.evaluations == 0 && outer.evaluations == 3);
+  check(sampler.run(euler(1), {}, {}, inner, watcher));  // and afterwards it can
+}
+
 void a_plan_of_no_rows_changes_nothing() {
   Sampler sampler(shape, true);
   fill_with_noise(sampler);
@@ -265,6 +277,7 @@ int main() {
   a_run_allocates_nothing();
   noise_is_taken_in_the_order_of_the_rows_that_want_it();
   noise_of_another_size_is_refused_before_anything_runs();
+  a_running_sampler_cannot_be_run();
   a_plan_of_no_rows_changes_nothing();
   a_shape_without_elements_is_refused();
 }

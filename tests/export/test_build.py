@@ -126,6 +126,37 @@ def test_weights_that_are_not_finite_are_named(
     assert list(folder.iterdir()) == []
 
 
+def test_a_constant_that_is_not_finite_is_named(options: ExportOptions, folder: Path) -> None:
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights["conditioner.conditioners.speech_prompt.empty_speech_feat"][0, 0, 0] = float("nan")
+
+    spoiled = with_weights(replace(options, stages=("thinker_embed",)), spoil)
+    with pytest.raises(ExportError, match=r"empty_speech_feat holds NaN"):
+        export_bundle(spoiled)
+    assert list(folder.iterdir()) == []
+
+
+def test_nothing_in_the_current_folder_is_run(
+    options: ExportOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "upstream"
+    trap.mkdir()
+    for name in ("onnxscript", "torch", "omni_rt"):
+        (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
+    monkeypatch.chdir(trap)
+    export_bundle(replace(options, stages=("thinker_embed",), workers=2))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_worker_that_dies_is_one_error(
+    options: ExportOptions, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omni_rt.export.tracing._WORKER", "raise SystemExit(3)")
+    with pytest.raises(ExportError, match="worker died"):
+        export_bundle(replace(options, stages=("thinker_embed",), workers=2))
+    assert list(folder.iterdir()) == []
+
+
 def test_ctrl_c_leaves_nothing_half_written(options: ExportOptions, folder: Path) -> None:
     def press(what: str) -> None:
         if what.startswith("reference"):

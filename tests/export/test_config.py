@@ -60,6 +60,10 @@ VAE = "model.pretransform.config"
         ("model.conditioning.configs.0.id", "clap", "conditioners must be"),
         ("model.conditioning.configs.0.config.layer_idx", 3, "layer_idx"),
         ("model.conditioning.configs.3.config.win_length", 512, "win_length"),
+        ("model.conditioning.configs.3.config.target_sample_rate", 22050, "target_sample_rate"),
+        ("model.pretransform.scale", "abc", "scale must be positive"),
+        ("model.pretransform.scale", 0, "scale must be positive"),
+        ("model.pretransform.scale", float("nan"), "scale must be positive"),
     ],
 )
 def test_a_bad_value_is_named(path: str, value: Any, message: str) -> None:

@@ -12,7 +12,17 @@ from omni_rt.bundle import Bundle, graph_digest, sha256_of
 from omni_rt.errors import BundleError
 from omni_rt.manifest import MANIFEST, Manifest
 
-from .tiny_bundle import BAD, GOOD, STAGES, certificate_of, graph_of, rewrite, write_tiny_bundle
+from .tiny_bundle import (
+    BAD,
+    GOOD,
+    PROMPTS,
+    STAGES,
+    certificate_of,
+    graph_of,
+    onnx_of,
+    rewrite,
+    write_tiny_bundle,
+)
 
 WEIGHTS = "graphs/dit_step.data"
 
@@ -150,7 +160,8 @@ def test_a_certificate_for_other_files_names_the_stage(
     directory: Path, manifest: Manifest, stage: str, part: str
 ) -> None:
     certificate = certificate_of(manifest)
-    (directory / f"graphs/{stage}.{part}").write_bytes(b"requantised")
+    other = onnx_of(f"{stage}.data", f"{stage}.data") if part == "onnx" else b"requantised"
+    (directory / f"graphs/{stage}.{part}").write_bytes(other)
     rewrite(directory, manifest, certificate=certificate)
     with pytest.raises(BundleError, match=f"did not measure this '{stage}' graph"):
         Bundle.open(directory).require_certificate()
@@ -195,7 +206,7 @@ def test_absent_text_files_are_named(directory: Path, manifest: Manifest) -> Non
 
 def test_a_bundle_hands_out_its_files(directory: Path, manifest: Manifest) -> None:
     bundle = Bundle.open(directory)
-    assert bundle.prompts == {"SYSTEM_T2A": "Listen."}
+    assert bundle.prompts == PROMPTS
     assert bundle.vocabulary == {" ": 0, "a": 1, "b": 2}
     assert bundle.empty_transcript.shape == (1, 3, 8)
     assert np.array_equal(bundle.parity("context")["x"], np.arange(4.0))
@@ -248,3 +259,62 @@ def test_a_graphs_digest_follows_each_of_its_files(manifest: Manifest) -> None:
     for path in (graph.path, *graph.data):
         changed = replace(manifest.files[path], sha256="0" * 64)
         assert graph_digest(graph, {**manifest.files, path: changed}) != before
+
+
+def test_ports_must_be_those_of_the_contract(directory: Path, manifest: Manifest) -> None:
+    graph = manifest.graphs["dit_step"]
+    for changes in (
+        {"inputs": graph.inputs[1:]},
+        {"outputs": (replace(graph.outputs[0], name="w"),)},
+        {"outputs": (replace(graph.outputs[0], dtype="banana"),)},
+        {"outputs": (replace(graph.outputs[0], shape=("R", 4, 7)),)},
+    ):
+        graphs = {**manifest.graphs, "dit_step": replace(graph, **changes)}
+        rewrite(directory, manifest, graphs=graphs)
+        with pytest.raises(BundleError, match=r"dit_step: .* do not fit the sizes"):
+            Bundle.open(directory)
+    rewrite(directory, manifest, graphs={"dit": graph})
+    with pytest.raises(BundleError, match="unknown stage 'dit'"):
+        Bundle.open(directory)
+
+
+def test_sizes_must_be_positive(directory: Path, manifest: Manifest) -> None:
+    rewrite(directory, manifest, dims=replace(manifest.dims, heads=0, latent_frames=-5))
+    with pytest.raises(BundleError, match=r"latent_frames.* must be positive"):
+        Bundle.open(directory)
+
+
+@pytest.mark.parametrize("location", ["other.data", "../weights.data", "/etc/passwd"])
+def test_weights_come_from_listed_files_alone(
+    directory: Path, manifest: Manifest, location: str
+) -> None:
+    (directory / "graphs/dit_step.onnx").write_bytes(onnx_of("dit_step.data", location))
+    rewrite(directory, manifest)
+    with pytest.raises(BundleError, match="takes weights from"):
+        Bundle.open(directory)
+
+
+def test_a_file_that_is_no_graph_is_named(directory: Path, manifest: Manifest) -> None:
+    for content in (b"graph", b"\x3a\x7f", b"\xff" * 20):
+        (directory / "graphs/context.onnx").write_bytes(content)
+        rewrite(directory, manifest)
+        with pytest.raises(BundleError, match=r"context\.onnx is no ONNX graph"):
+            Bundle.open(directory)
+
+
+def test_archives_that_grow_or_lie_are_refused(directory: Path, manifest: Manifest) -> None:
+    np.savez_compressed(directory / "constants.npz", empty_transcript=np.zeros((1, 3, 8)))
+    rewrite(directory, manifest)
+    with pytest.raises(BundleError, match="compressed"):
+        _ = Bundle.open(directory).empty_transcript
+    np.savez(directory / "constants.npz", empty_transcript=np.full((1, 3, 8), np.nan, np.float32))
+    rewrite(directory, manifest)
+    with pytest.raises(BundleError, match="must be finite"):
+        _ = Bundle.open(directory).empty_transcript
+
+
+def test_prompts_are_all_there(directory: Path, manifest: Manifest) -> None:
+    (directory / "text/prompts.json").write_text("{}")
+    rewrite(directory, manifest)
+    with pytest.raises(BundleError, match=r"lacks .*SYSTEM_T2A"):
+        _ = Bundle.open(directory).prompts

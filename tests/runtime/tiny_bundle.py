@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from omni_rt.bundle import graph_digest, sha256_of
+from omni_rt.contract import PORTS
 from omni_rt.manifest import (
     MANIFEST,
     SCHEMA,
@@ -18,12 +19,12 @@ from omni_rt.manifest import (
     FileSpec,
     GraphSpec,
     Manifest,
-    TensorSpec,
     TextSpec,
     write_manifest,
 )
 from omni_rt.metrics import measure
 from omni_rt.plans import make_plan, to_json
+from omni_rt.preprocess.chat import TEMPLATES
 
 STAGES = ("context", "dit_step", "vae_decoder")
 
@@ -50,6 +51,7 @@ DIMS = Dims(
     clip_samples=600,
 )
 
+PROMPTS = {name: f"Words of {name}." for name in TEMPLATES}
 GOOD = measure([1.0, 2.0], [1.0, 2.0], bound_rel_l2=1e-5, origin="test")
 BAD = measure([1.0, 2.1], [1.0, 2.0], bound_rel_l2=1e-5, origin="test")
 
@@ -61,9 +63,22 @@ def graph_of(stage: str, *, fold_id: str = "fold") -> GraphSpec:
         precision="fp32",
         opset=18,
         fold_id=fold_id,
-        inputs=(TensorSpec(name="x", dtype="float32", shape=("rows", 4)),),
-        outputs=(TensorSpec(name="y", dtype="float32", shape=("rows", 4)),),
+        inputs=PORTS[stage](DIMS).inputs,
+        outputs=PORTS[stage](DIMS).outputs,
     )
+
+
+def onnx_of(*locations: str) -> bytes:
+    """The bytes of an ONNX graph whose weights lie in these files, as protocol buffers write it."""
+
+    def field(number: int, content: bytes) -> bytes:
+        assert len(content) < 128
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    tensors = [
+        field(5, field(13, field(1, b"location") + field(2, name.encode()))) for name in locations
+    ]
+    return field(7, b"".join(tensors))
 
 
 def certificate_of(manifest: Manifest) -> Certificate:
@@ -83,9 +98,9 @@ def write_tiny_bundle(directory: Path) -> Manifest:
         (directory / folder).mkdir(parents=True)
     graphs = {stage: graph_of(stage) for stage in STAGES}
     for stage in STAGES:
-        (directory / f"graphs/{stage}.onnx").write_bytes(b"graph of " + stage.encode())
+        (directory / f"graphs/{stage}.onnx").write_bytes(onnx_of(f"{stage}.data"))
         (directory / f"graphs/{stage}.data").write_bytes(b"weights of " + stage.encode())
-    (directory / "text/prompts.json").write_text(json.dumps({"SYSTEM_T2A": "Listen."}))
+    (directory / "text/prompts.json").write_text(json.dumps(PROMPTS))
     (directory / "text/vocab.txt").write_bytes(b" \r\na\r\nb\r\n")
     (directory / "plans/own-3.json").write_text(json.dumps(to_json(make_plan("euler-3"))))
     np.savez(directory / "constants.npz", empty_transcript=np.ones((1, 3, 8), np.float32))

@@ -43,7 +43,7 @@ def test_fitted_keeps_the_start_and_fills_with_zeros(
 
 
 def test_mono_is_the_mean_of_the_channels() -> None:
-    clip = Audio(np.array([[1, 2], [3, 6]]), RATE)
+    clip = Audio(np.array([[1.0, 2.0], [3.0, 6.0]]), RATE)
     assert np.array_equal(mono(clip, rate_hz=RATE), [2, 4])
 
 

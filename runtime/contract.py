@@ -1,0 +1,140 @@
+"""Names, types and shapes of every stage's inputs and outputs: what others rely on.
+
+Strings are dynamic dimensions: R engine rows, Q rows that attend to a context, P context tokens,
+n thinker states, B clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from omni_rt.errors import BundleError
+from omni_rt.manifest import Dims, GraphSpec, TensorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """A stage's inputs and outputs, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def _port(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+def _cache(dims: Dims, rows: int | str) -> list[TensorSpec]:
+    """k_00, v_00, k_01 …: keys and values of every layer's cross-attention."""
+    return [
+        _port(f"{part}_{layer:02d}", rows, dims.heads, "P", dims.head_width)
+        for layer in range(dims.depth)
+        for part in "kv"
+    ]
+
+
+def _thinker_embed(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(_port("input_ids", "batch", "seq", dtype="int64"),),
+        outputs=(_port("inputs_embeds", "batch", "seq", dims.hidden_width),),
+    )
+
+
+def _thinker_cond(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(
+            _port("inputs_embeds", "batch", "seq", dims.hidden_width),
+            _port("position_ids", 3, "batch", "seq", dtype="int64"),
+            _port("attention_mask", "batch", "seq", dtype="int64"),
+        ),
+        outputs=(_port("hidden", "batch", "seq", dims.hidden_width),),
+    )
+
+
+def _transcript(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(_port("ids", 1, dims.transcript_ids, dtype="int64"),),
+        outputs=(_port("transcript", 1, dims.transcript_tokens, dims.cond_width),),
+    )
+
+
+def _context(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(
+            _port("hidden", 1, "n", dims.hidden_width),
+            _port("transcript", 1, dims.transcript_tokens, dims.cond_width),
+        ),
+        outputs=tuple(_cache(dims, 1)),
+    )
+
+
+def _signal(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(
+            _port("waveform", 1, dims.window_samples),
+            _port("mel_keep", 1, dims.mel_frames, dtype="bool"),
+            _port("sync", 1, dims.sync_rows, dims.sync_width),
+        ),
+        outputs=(_port("prepend", 1, dims.prepend_tokens, dims.width),),
+    )
+
+
+def _dit_step(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(
+            _port("x", "R", dims.latent_channels, dims.latent_frames),
+            _port("t", "R"),
+            _port("prepend", "R", dims.prepend_tokens, dims.width),
+            _port("context_bias", "Q", 1, 1, "P"),
+            *_cache(dims, "Q"),
+        ),
+        outputs=(_port("v", "R", dims.latent_channels, dims.latent_frames),),
+    )
+
+
+def _vae_decoder(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(_port("latents", "B", dims.latent_channels, "frames"),),
+        outputs=(_port("waveform", "B", dims.audio_channels, "samples"),),
+    )
+
+
+def _vae_encoder(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(_port("waveform", "B", dims.audio_channels, "samples"),),
+        outputs=(
+            _port("mean", "B", dims.latent_channels, "frames"),
+            _port("std", "B", dims.latent_channels, "frames"),
+        ),
+    )
+
+
+PORTS: Mapping[str, Callable[[Dims], Ports]] = {
+    "thinker_embed": _thinker_embed,
+    "thinker_cond": _thinker_cond,
+    "transcript": _transcript,
+    "context": _context,
+    "signal": _signal,
+    "dit_step": _dit_step,
+    "vae_decoder": _vae_decoder,
+    "vae_encoder": _vae_encoder,
+}
+
+
+def check_ports(stage: str, graph: GraphSpec, dims: Dims) -> None:
+    """Raise BundleError unless a graph has the ports that the contract gives it for these sizes."""
+    if stage not in PORTS:
+        raise BundleError(f"unknown stage {stage!r}: expected one of {', '.join(PORTS)}")
+    wanted = PORTS[stage](dims)
+    for kind, have, want in (
+        ("inputs", graph.inputs, wanted.inputs),
+        ("outputs", graph.outputs, wanted.outputs),
+    ):
+        if have != want:
+            raise BundleError(f"{stage}: {kind} {_text(have)} do not fit the sizes: {_text(want)}")
+
+
+def _text(ports: Sequence[TensorSpec]) -> str:
+    shown = [f"{p.name} {p.dtype}{list(p.shape)}" for p in ports[:6]]
+    return ", ".join(shown) + (" …" if len(ports) > 6 else "")
