@@ -12,7 +12,8 @@ CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
 .PHONY: demo test lint types ctest pytest stubs format clean setup build/view
 
-demo: $(STANDIN)/bundle/manifest.json
+demo: setup
+	@$(MAKE) --no-print-directory $(STANDIN)/bundle/manifest.json
 	$(BIN)/omni-rt demo $(STANDIN)/bundle --out demo
 
 test: lint types stubs ctest pytest
@@ -27,7 +28,7 @@ $(VENV)/venv.stamp:
 	touch $@
 
 $(VENV)/torch.stamp: $(VENV)/venv.stamp
-	$(BIN)/pip install -q --no-compile "$(TORCH)"
+	$(BIN)/pip install -q --no-compile $(TORCH)
 	touch $@
 
 build/wheel.stamp: $(VENV)/venv.stamp $(SOURCES)
@@ -36,7 +37,7 @@ build/wheel.stamp: $(VENV)/venv.stamp $(SOURCES)
 	touch $@
 
 $(VENV)/export.stamp: $(VENV)/torch.stamp build/wheel.stamp
-	$(BIN)/pip install -q --no-compile "omni_rt[export] @ file://$(wildcard $(CURDIR)/build/wheel/*.whl)"
+	$(BIN)/pip install -q --no-compile "omni_rt[export] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
 	$(BIN)/pip install -q --no-compile --no-deps --force-reinstall build/wheel/*.whl
 	touch $@
 
@@ -45,9 +46,9 @@ $(VENV)/dev.stamp: pyproject.toml
 	$(BIN)/pip install -q --no-compile "omni_rt[dev] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
 	touch $@
 
-$(STANDIN)/model.safetensors:
-	@$(MAKE) --no-print-directory setup
+$(STANDIN)/model.safetensors: $(VENV)/export.stamp
 	rm -rf $(STANDIN)
+	mkdir -p build
 	$(BIN)/omni-rt standin --out $(STANDIN)
 
 $(STANDIN)/bundle/manifest.json: $(STANDIN)/model.safetensors

@@ -85,27 +85,33 @@ def edited(
     how: Sampling,
     *,
     seed: int,
-) -> Iterator[Samples]:
-    """Pieces of an edit, as long as the source in all; windows overlap by a second."""
+) -> Samples:
+    """An edit, as long as its source.
+
+    A longer source is edited in windows that overlap by a second; they are normalised once joined,
+    so that they keep their levels.
+    """
     dims = pipeline.dims
     heard = mono(source, rate_hz=dims.sample_rate_hz)
     segment = min(dims.window_samples, dims.clip_samples)
     slack = round(_WINDOW_SLACK_S * dims.sample_rate_hz)
     if len(heard) <= min(segment + slack, dims.clip_samples):
         clip = pipeline.clips([conditioning], [seed], how, how.progress_of(0, 1))[0]
-        return iter([np.ascontiguousarray(clip[:, : len(heard)])])
+        return np.ascontiguousarray(clip[:, : len(heard)])
     overlap = min(round(_EDIT_OVERLAP_S * dims.sample_rate_hz), segment // 4)
     hop = segment - overlap
     count = segment_count(len(heard), segment=segment, hop=hop)
+    raw = replace(how, normalise=False)
 
     def segments() -> Iterator[Samples]:
         for i in range(count):
             part = fitted(heard[i * hop : i * hop + dims.window_samples], dims.window_samples)
             now = replace(conditioning, waveform=part)
-            clip = pipeline.clips([now], [nth_seed(seed, i)], how, how.progress_of(i, count))[0]
+            clip = pipeline.clips([now], [nth_seed(seed, i)], raw, how.progress_of(i, count))[0]
             yield clip[:, :segment]
 
-    return fade_join(segments(), overlap=overlap, total=len(heard))
+    joined = np.concatenate(list(fade_join(segments(), overlap=overlap, total=len(heard))), axis=1)
+    return peak_normalised(joined) if how.normalise else joined
 
 
 def fade_join(segments: Iterable[Samples], *, overlap: int, total: int) -> Iterator[Samples]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from omni_rt.audio import Audio, Samples, peak_normalised
+from omni_rt.audio import Audio, Samples
 from omni_rt.bundle import Bundle, Progress
 from omni_rt.encode import Conditioning, Floats
 from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
@@ -190,11 +190,8 @@ class Session:
         seed = checked_seed(seed)
         self._check(request, how, negative_prompt)
         conditioning = self._pipeline.encode(request, negative_prompt, cancel)
-        raw = replace(how, normalise=False)
-        pieces = list(edited(self._pipeline, request.source, conditioning, raw, seed=seed))
-        if normalise:  # once, so that the windows keep their levels
-            pieces = [peak_normalised(np.concatenate(pieces, axis=1))]
-        return self._audio(pieces, request, how, seed)
+        samples = edited(self._pipeline, request.source, conditioning, how, seed=seed)
+        return self._audio([samples], request, how, seed)
 
     def generate_batch(
         self,

@@ -97,7 +97,7 @@ def test_a_session_on_some_stages_offers_what_they_allow(
     assert [p.name for p in folder.iterdir()] == ["bundle"]
     with Session(directory) as session:
         assert session.decode(np.zeros((1, 16, 3))).shape == (1, 2, 3 * 2048)
-        with pytest.raises(BundleError, match="has no prompts"):
+        with pytest.raises(BundleError, match=r"no 'thinker_embed' stage \(it has vae_decoder\)"):
             session.generate("T2A", prompt="rain")
 
 

@@ -149,8 +149,7 @@ def test_every_segments_seed_is_a_seed() -> None:
 def test_an_edit_is_as_long_as_its_source(samples: int) -> None:
     pipeline: Any = FakePipeline()
     source = Audio(np.zeros((2, samples)), DIMS.sample_rate_hz)
-    pieces = list(edited(pipeline, source, QUIET, HOW, seed=0))
-    assert sum(piece.shape[1] for piece in pieces) == samples
+    assert edited(pipeline, source, QUIET, HOW, seed=0).shape[1] == samples
 
 
 def test_a_duration_is_rounded_to_samples_of_at_least_one() -> None:
