@@ -2,8 +2,8 @@
 
 In fp64: in fp32 the strong low bands drown the weak high ones, and the logarithm shows it. Against
 fp64, the golden clip's log-mel is off by 1.3e-5 rms as a convolution with cosines, 7e-6 as any fp32
-FFT; the latter still moves velocities by more than their tolerance. Engines without fp64 (TensorRT)
-read it as fp32, at that cost.
+FFT; the latter still moves velocities by more than their tolerance. Spelled out, because ONNX's own
+Fourier operators are not in every engine; TensorRT-RTX parses and builds this.
 """
 
 from __future__ import annotations

@@ -198,6 +198,9 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point of `omni-rt`."""
-    for entry in entry_points(group="omni_rt.commands"):
-        entry.load()(app)
-    app()
+    try:
+        for entry in entry_points(group="omni_rt.commands"):
+            entry.load()(app)
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -103,14 +103,7 @@ class Session:
             "transcript": transcript,
         }
         request = make_request(task, given, among=GENERATION)
-        how = Sampling(
-            plan=self.plan(plan),
-            cfg_scale=cfg_scale,
-            rescale=rescale,
-            normalise=normalise,
-            on_step=on_step,
-            cancel=cancel,
-        )
+        how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         if init_audio is not None:
             how = self._starting_from(init_audio, init_strength, how)
         elif init_strength is not None:
@@ -134,14 +127,7 @@ class Session:
         cancel: threading.Event | None = None,
     ) -> Iterator[Audio]:
         """The pieces of a long `generate`, each as soon as it is final; joined they equal it."""
-        how = Sampling(
-            plan=self.plan(plan),
-            cfg_scale=cfg_scale,
-            rescale=rescale,
-            normalise=normalise,
-            on_step=on_step,
-            cancel=cancel,
-        )
+        how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         if not isinstance(request, Request) or isinstance(request, Edit):
             raise RequestError(f"generate_segments takes a generation request, got {request!r:.80}")
         seed = checked_seed(seed)
@@ -179,14 +165,7 @@ class Session:
         request = _with_clip_read(make_request(task, given, among=EDITING))
         assert isinstance(request, Edit)
         assert isinstance(request.source, Audio)
-        how = Sampling(
-            plan=self.plan(plan),
-            cfg_scale=cfg_scale,
-            rescale=rescale,
-            normalise=normalise,
-            on_step=on_step,
-            cancel=cancel,
-        )
+        how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         seed = checked_seed(seed)
         self._check(request, how, negative_prompt)
         conditioning = self._pipeline.encode(request, negative_prompt, cancel)
@@ -216,14 +195,7 @@ class Session:
         negatives = [None] * len(requests) if negative_prompts is None else list(negative_prompts)
         if not len(drawn) == len(negatives) == len(requests):
             raise RequestError("seeds and negative_prompts must be as many as the requests")
-        how = Sampling(
-            plan=self.plan(plan),
-            cfg_scale=cfg_scale,
-            rescale=rescale,
-            normalise=normalise,
-            on_step=on_step,
-            cancel=cancel,
-        )
+        how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         read = [_with_clip_read(request) for request in requests]
         if None in negatives and any(n is not None for n in negatives):
             raise RequestError("a batch has negative prompts for all its requests, or for none")
@@ -303,6 +275,24 @@ class Session:
         if not isinstance(name, str):
             raise RequestError(f"plan must be a name or a Plan, got {type(name).__name__}")
         return self.bundle.plan(name) or make_plan(name)
+
+    def _sampling(
+        self,
+        plan: str | Plan | None,
+        cfg_scale: float,
+        rescale: float,
+        normalise: bool,
+        on_step: OnStep | None,
+        cancel: threading.Event | None,
+    ) -> Sampling:
+        return Sampling(
+            plan=self.plan(plan),
+            cfg_scale=cfg_scale,
+            rescale=rescale,
+            normalise=normalise,
+            on_step=on_step,
+            cancel=cancel,
+        )
 
     def _pieces(
         self,
