@@ -93,7 +93,10 @@ def export(
         with terminal.stage_notes(quiet=as_json) as tell:
             export_bundle(options, progress=tell)
         from omni_rt.bench import peak_rss_bytes
+        from omni_rt.bundle import Bundle
+        from omni_rt.manifest import read_manifest
 
+        Bundle(out, read_manifest(out)).require_certificate()
         peak, worker = peak_rss_bytes(), peak_rss_bytes(children=True)
         if as_json:
             facts = {"bundle": out, "peak_rss_bytes": peak, "largest_worker_rss_bytes": worker}

@@ -6,6 +6,7 @@ batch, nothing regrouped. So each comparison proves the regrouping as well as th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import cached_property
 
@@ -14,17 +15,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.dit import guided_velocity, split_heads
 from omni_rt.export.reference.model import AudioOmni
 from omni_rt.export.reference.sampler import sample_euler
 from omni_rt.export.reference.thinker import Thinker
 from omni_rt.manifest import Dims
+from omni_rt.metrics import rel_l2
+from omni_rt.verify import FLOOR
 
 Arrays = dict[str, NDArray[np.generic]]
 
 CFG_SCALE = 7.0
 _HIDDEN_TOKENS, _TEXT_TOKENS, _VAE_FRAMES = 24, 29, 12
 _TIMES = (0.83, 0.37)  # of the conditional and the unconditional row
+
+
+def _floors(**pairs: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """How far the fp32 reference itself is from fp64, by output: `floor_<output>`."""
+    return {
+        FLOOR + name: torch.tensor(rel_l2(single.numpy(), exact.numpy()))
+        for name, (single, exact) in pairs.items()
+    }
 
 
 class ParityInputs:
@@ -163,11 +175,21 @@ class ParityReference:
 
     def _vae_decoder(self) -> dict[str, Tensor]:
         latents = self.given.latents
-        return {"latents": latents, "waveform": self.model.autoencoder.decode(latents)}
+        waveform = self.model.autoencoder.decode(latents)
+        exact = self._exact_autoencoder.decode(latents.double())
+        return {"latents": latents, "waveform": waveform, **_floors(waveform=(waveform, exact))}
 
     def _vae_encoder(self) -> dict[str, Tensor]:
-        mean, std = self.model.autoencoder.encode(self.given.audio)
-        return {"waveform": self.given.audio, "mean": mean, "std": std}
+        audio = self.given.audio
+        mean, std = self.model.autoencoder.encode(audio)
+        exact_mean, exact_std = self._exact_autoencoder.encode(audio.double())
+        floors = _floors(mean=(mean, exact_mean), std=(std, exact_std))
+        return {"waveform": audio, "mean": mean, "std": std, **floors}
+
+    @cached_property
+    def _exact_autoencoder(self) -> Oobleck:
+        """The autoencoder in fp64: its sines amplify rounding as much as its weights make them."""
+        return copy.deepcopy(self.model.autoencoder).double()
 
     _STAGES: Mapping[str, Callable[[ParityReference], dict[str, Tensor]]] = {
         "transcript": _transcript,
