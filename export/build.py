@@ -185,7 +185,8 @@ def _write_model_parity(folder: Path, sources: Sources, progress: Progress) -> l
     model = load_reference(sources.sizes, sources.tensors)
     characters = sources.sizes.conditioners.vocabulary
     reference = ParityReference(model, ParityInputs(dims_of(sources.sizes), vocabulary=characters))
-    for name in names:
+    # the transformer last: once read, its pages count as memory
+    for name in sorted(names, key="dit_step".__eq__):
         progress(f"reference: {name}")
         _save(folder / f"{name}.npz", reference.stage(name))
     if "dit_step" in names:

@@ -176,17 +176,16 @@ class ParityReference:
     def _vae_decoder(self) -> dict[str, Tensor]:
         latents = self.given.latents
         waveform = self.model.autoencoder.decode(latents)
-        exact = self._exact_autoencoder.decode(latents.double())
+        exact = self._exact_autoencoder().decode(latents.double())
         return {"latents": latents, "waveform": waveform, **_floors(waveform=(waveform, exact))}
 
     def _vae_encoder(self) -> dict[str, Tensor]:
         audio = self.given.audio
         mean, std = self.model.autoencoder.encode(audio)
-        exact_mean, exact_std = self._exact_autoencoder.encode(audio.double())
+        exact_mean, exact_std = self._exact_autoencoder().encode(audio.double())
         floors = _floors(mean=(mean, exact_mean), std=(std, exact_std))
         return {"waveform": audio, "mean": mean, "std": std, **floors}
 
-    @cached_property
     def _exact_autoencoder(self) -> Oobleck:
         """The autoencoder in fp64: its sines amplify rounding as much as its weights make them."""
         return copy.deepcopy(self.model.autoencoder).double()
