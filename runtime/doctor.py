@@ -24,10 +24,6 @@ class Finding:
     found: str
     advice: str = ""  # empty: nothing to do
 
-    @property
-    def fine(self) -> bool:
-        return not self.advice
-
 
 def examine() -> list[Finding]:
     """Look at the machine and the installed packages; changes nothing, loads no model."""

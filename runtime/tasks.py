@@ -23,7 +23,6 @@ class Request:
 
     task: ClassVar[str]
     system: ClassVar[str]  # name of the system prompt's template
-    summary: ClassVar[str]
     long: ClassVar[bool] = False  # may last longer than one window
 
     def user_text(self, templates: Mapping[str, str]) -> str:
@@ -61,7 +60,6 @@ class TextToAudio(_Text):
 
     task: ClassVar[str] = "T2A"
     system: ClassVar[str] = "SYSTEM_T2A"
-    summary: ClassVar[str] = "sound from a description: prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,6 @@ class TextToMusic(_Text):
 
     task: ClassVar[str] = "T2M"
     system: ClassVar[str] = "SYSTEM_T2M"
-    summary: ClassVar[str] = "music from a description: prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +89,6 @@ class TextToSpeech(_Speech):
     voice: Clip | None = None
     voice_transcript: str | None = None
     task: ClassVar[str] = "TTS"
-    summary: ClassVar[str] = "speech: prompt, and optionally voice with voice_transcript"
 
     def spoken(self) -> str:
         words = check_text(self.prompt, what="prompt")
@@ -116,7 +112,6 @@ class VoiceConversion(_Speech):
     voice: Clip
     voice_transcript: str
     task: ClassVar[str] = "VC"
-    summary: ClassVar[str] = "voice conversion: transcript, voice and voice_transcript"
 
     def spoken(self) -> str:
         words = check_text(self.transcript, what="transcript")
@@ -153,7 +148,6 @@ class Add(_Described):
 
     task: ClassVar[str] = "Add"
     template: ClassVar[str] = "EDITING_ADD"
-    summary: ClassVar[str] = "add the sound desc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +156,6 @@ class Remove(_Described):
 
     task: ClassVar[str] = "Remove"
     template: ClassVar[str] = "EDITING_REMOVE"
-    summary: ClassVar[str] = "remove the sound desc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +164,6 @@ class Extract(_Described):
 
     task: ClassVar[str] = "Extract"
     template: ClassVar[str] = "EDITING_EXTRACT"
-    summary: ClassVar[str] = "keep only the sound desc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +173,6 @@ class StyleTransfer(Edit):
     source_category: str
     target_category: str
     task: ClassVar[str] = "Style Transfer"
-    summary: ClassVar[str] = "turn source_category into target_category"
 
     def user_text(self, templates: Mapping[str, str]) -> str:
         values = {

@@ -76,7 +76,7 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, transient=True) as progress:
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as progress:
 
         def open_bar(name: str) -> Callable[[int, int], None]:
             bar = progress.add_task(name, total=1)
