@@ -54,6 +54,7 @@ $(STANDIN)/model.safetensors: $(VENV)/export.stamp
 $(STANDIN)/bundle/manifest.json: $(STANDIN)/model.safetensors
 	$(BIN)/omni-rt export --config $(STANDIN)/config.json --checkpoint $(STANDIN)/model.safetensors \
 	  --qwen $(STANDIN)/qwen --upstream $(STANDIN)/upstream --name standin \
+	  --synchformer $(STANDIN)/synchformer.safetensors --synchformer-heads 2 \
 	  --licence "Apache-2.0 (random weights)" --out $(STANDIN)/bundle --overwrite
 
 lint: $(VENV)/dev.stamp

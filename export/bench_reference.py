@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omni_rt.bench import Timing
+from omni_rt.timing import Timing
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engines.ort import OrtEngine

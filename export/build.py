@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,25 +15,29 @@ import torch
 
 import omni_rt
 from omni_rt import verify
-from omni_rt.bundle import Bundle, graph_digest
-from omni_rt.export.checkpoint import (
-    LazyTensor,
-    provenance,
-)
-from omni_rt.export.contract import (
-    MODEL_STAGES,
-    dims_of,
-)
+from omni_rt.bundle import Bundle, graph_digest, sha256_of
+from omni_rt.contract import SYNC_FRAME_PX, SYNC_SEGMENT_FRAMES
+from omni_rt.export.checkpoint import LazyTensor, provenance
+from omni_rt.export.contract import MODEL_STAGES, SYNCHFORMER, THINKER, dims_of
 from omni_rt.export.graphs import OPSET, Stage, finite, write_graph
 from omni_rt.export.pack import list_files, new_directory
-from omni_rt.export.parity import CFG_SCALE, ParityInputs, ParityReference, thinker_parity
-from omni_rt.export.reference.model import (
-    CONDITIONERS,
-    load_reference,
+from omni_rt.export.parity import CFG_SCALE, ParityInputs, ParityReference
+from omni_rt.export.parity_senses import (
+    audio_tower_parity,
+    synchformer_parity,
+    thinker_parity,
+    vision_tower_parity,
+)
+from omni_rt.export.reference.model import CONDITIONERS, load_reference
+from omni_rt.export.reference.synchformer import load_synchformer
+from omni_rt.export.reference.thinker_files import (
+    load_audio_tower,
     load_thinker,
+    load_vision_tower,
 )
 from omni_rt.export.sources import ExportOptions, Sources, open_sources
 from omni_rt.export.stage_weights import stage_weights
+from omni_rt.export.synchformer_stage import synchformer_weights
 from omni_rt.export.tracing import traced_stages
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import (
@@ -72,7 +76,7 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
         manifest = Manifest(
             schema=SCHEMA,
             name=options.name,
-            dims=dims_of(sources.sizes),
+            dims=dims_of(sources.sizes, sources.stage_sizes.thinker),
             graphs={stage.name: _graph_spec(stage, fold_id) for stage in stages},
             engines={},
             text=text,
@@ -91,9 +95,11 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
 def _weights(stage: Stage, sources: Sources) -> dict[str, LazyTensor]:
     if stage.name in MODEL_STAGES:
         return stage_weights(stage, sources.tensors)
+    if stage.name == SYNCHFORMER:
+        assert sources.synchformer is not None
+        return synchformer_weights(stage, sources.synchformer.tensors)
     assert sources.thinker is not None
-    prefix = stage.official_names[""].removesuffix("model.")
-    named = {prefix + name: tensor for name, tensor in sources.thinker.tensors.items()}
+    named = {THINKER + name: tensor for name, tensor in sources.thinker.tensors.items()}
     return stage_weights(stage, named)
 
 
@@ -139,21 +145,21 @@ def _graph_spec(stage: Stage, fold_id: str) -> GraphSpec:
 
 def _write_text(draft: Path, sources: Sources) -> TextSpec:
     folder = draft / "text"
-    if sources.prompts is not None or sources.tokenizer is not None:
+    thinker = sources.thinker
+    if sources.prompts is not None or thinker is not None:
         folder.mkdir()
     if sources.prompts is not None:
         text = json.dumps(sources.prompts, indent=1, ensure_ascii=False)
         (folder / "prompts.json").write_text(text, encoding="utf-8")
     if sources.vocabulary is not None:
         shutil.copyfile(sources.vocabulary, folder / "vocabulary.txt")
-    if sources.tokenizer is not None:
-        shutil.copyfile(sources.tokenizer, folder / "tokenizer.json")
-    thinker = sources.thinker
+    if thinker is not None:
+        shutil.copyfile(thinker.tokenizer, folder / "tokenizer.json")
     return TextSpec(
-        tokenizer="text/tokenizer.json" if sources.tokenizer is not None else None,
+        tokenizer="text/tokenizer.json" if thinker is not None else None,
         prompts="text/prompts.json" if sources.prompts is not None else None,
         vocabulary="text/vocabulary.txt" if sources.vocabulary is not None else None,
-        max_positions=None if thinker is None else thinker.sizes.max_positions,
+        special_ids=None if thinker is None else thinker.special_ids,
     )
 
 
@@ -165,13 +171,15 @@ def _write_constants(draft: Path, sources: Sources) -> None:
 
 
 def _write_parity(draft: Path, sources: Sources, progress: Progress) -> dict[str, str]:
-    """Run the reference and store what it made: the model, then, in its place, the thinker."""
+    """Run the reference and store what it made, one part of the model after another."""
     folder = draft / "parity"
     folder.mkdir()
     names = _write_model_parity(folder, sources, progress)
     sources.release()
-    names += _write_thinker_parity(folder, sources, progress)
-    sources.release()
+    for name, arrays in _senses_parity(sources, progress):
+        _save(folder / f"{name}.npz", arrays)
+        sources.release()
+        names.append(name)
     return {name: f"parity/{name}.npz" for name in names}
 
 
@@ -200,16 +208,32 @@ def _write_model_parity(folder: Path, sources: Sources, progress: Progress) -> l
     return names
 
 
-def _write_thinker_parity(folder: Path, sources: Sources, progress: Progress) -> list[str]:
-    thinker = sources.thinker
-    if thinker is None:
-        return []
-    progress("reference: thinker")
-    module = load_thinker(thinker.sizes, thinker.layer_index, thinker.tensors)
-    made = thinker_parity(module)
-    for name, arrays in made.items():
-        _save(folder / f"{name}.npz", arrays)
-    return list(made)
+def _senses_parity(sources: Sources, progress: Progress) -> Iterator[tuple[str, Any]]:
+    """The thinker's parts and Synchformer, each loaded, run and dropped."""
+    thinker, synchformer, stages = sources.thinker, sources.synchformer, set(sources.stages)
+    if thinker is not None and "audio_tower" in stages:
+        progress("reference: audio_tower")
+        yield "audio_tower", audio_tower_parity(load_audio_tower(thinker.sizes, thinker.tensors))
+    if thinker is not None and "vision_tower" in stages:
+        progress("reference: vision_tower")
+        eye = load_vision_tower(thinker.sizes, thinker.tensors)
+        yield "vision_tower", vision_tower_parity(eye, thinker.sizes)
+        del eye
+    if thinker is not None and stages & {"thinker_embed", "thinker_cond", "thinker_lm"}:
+        progress("reference: thinker")
+        speaks, layer = "thinker_lm" in stages, thinker.layer_index
+        module = load_thinker(thinker.sizes, layer, thinker.tensors, speaks=speaks)
+        for name, arrays in thinker_parity(module, layer, speaks=speaks):
+            if name in stages:
+                yield name, arrays
+        del module
+    if synchformer is not None:
+        progress("reference: synchformer")
+        own = load_synchformer(synchformer.sizes, synchformer.tensors)
+        yield (
+            SYNCHFORMER,
+            synchformer_parity(own, frames=SYNC_SEGMENT_FRAMES, px=SYNC_FRAME_PX),
+        )
 
 
 def _save(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -247,4 +271,12 @@ def _provenance(sources: Sources) -> dict[str, Any]:
         "checkpoint": provenance(sources.checkpoint),
         "config": sources.raw_config,
         "thinker_config": None if sources.thinker is None else sources.thinker.config,
+        "synchformer": _synchformer_provenance(sources),
     }
+
+
+def _synchformer_provenance(sources: Sources) -> dict[str, Any] | None:
+    own = sources.synchformer
+    if own is None:
+        return None
+    return {"file": own.path.name, "sha256": sha256_of(own.path), "heads": own.sizes.heads}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,14 @@ class LazyTensor:
     def float32(self) -> Tensor:
         """The values as contiguous fp32 (upcasting is exact)."""
         return self.load().to(torch.float32).contiguous()
+
+    def reshaped(self, shape: Sequence[int]) -> LazyTensor:
+        """The same fp32 values in another shape."""
+
+        def load() -> Tensor:
+            return self.float32().reshape(tuple(shape))
+
+        return LazyTensor(shape=tuple(shape), dtype="float32", load=load, release=self.release)
 
 
 def release_files(tensors: Mapping[str, LazyTensor]) -> None:

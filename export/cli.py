@@ -49,6 +49,13 @@ def export(
     vocab: Annotated[
         Path | None, typer.Option(help="Character vocabulary instead of --upstream's.")
     ] = None,
+    synchformer: Annotated[
+        Path | None,
+        typer.Option(help="MMAudio's synchformer_state_dict.pth; V2A and V2M need it."),
+    ] = None,
+    synchformer_heads: Annotated[
+        int, typer.Option(help="Attention heads of that Synchformer: its file does not say.", min=1)
+    ] = 12,
     stages: Annotated[
         str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
     ] = None,
@@ -68,7 +75,7 @@ def export(
     """Turn a checkpoint in the official format into a bundle.
 
     omni-rt export --config Audio-Omni.json --checkpoint model.ckpt --qwen Qwen2.5-Omni-3B
-    --upstream Audio-Omni --out bundle
+    --upstream Audio-Omni --synchformer synchformer_state_dict.pth --out bundle
     """
     with terminal.errors_reported():
         _require_torch()
@@ -83,6 +90,8 @@ def export(
             upstream=upstream,
             prompts=prompts,
             vocabulary=vocab,
+            synchformer=synchformer,
+            synchformer_heads=synchformer_heads,
             stages=None if stages is None else tuple(s for s in stages.split(",") if s),
             name=name,
             licence=OFFICIAL_LICENCE if licence is None else licence,
@@ -97,6 +106,8 @@ def export(
         from omni_rt.manifest import read_manifest
 
         Bundle(out, read_manifest(out)).require_certificate()
+        if synchformer is None and stages is None:
+            terminal.note("no --synchformer: this bundle makes no sound for video (V2A, V2M)")
         peak, worker = peak_rss_bytes(), peak_rss_bytes(children=True)
         if as_json:
             facts = {"bundle": out, "peak_rss_bytes": peak, "largest_worker_rss_bytes": worker}
@@ -115,13 +126,15 @@ def standin(
     """Write a small stand-in for the official files: random weights, everything else real."""
     with terminal.errors_reported():
         _require_torch()
-        from omni_rt.export.standin import LICENCE, write_standin
+        from omni_rt.export.standin import LICENCE, SYNCHFORMER_HEADS, write_standin
 
         write_standin(out, seed=seed)
         terminal.say(
             f"{out} written. Next:\n"
             f"omni-rt export --config {out}/config.json --checkpoint {out}/model.safetensors "
-            f"--qwen {out}/qwen --upstream {out}/upstream --licence {LICENCE!r} --out BUNDLE"
+            f"--qwen {out}/qwen --upstream {out}/upstream "
+            f"--synchformer {out}/synchformer.safetensors "
+            f"--synchformer-heads {SYNCHFORMER_HEADS} --licence {LICENCE!r} --out BUNDLE"
         )
 
 
@@ -131,20 +144,36 @@ def random_checkpoint(
     depth: Annotated[
         int | None, typer.Option(help="Blocks, instead of the configuration's.", min=1)
     ] = None,
+    qwen: Annotated[
+        Path | None,
+        typer.Option(
+            help="A thinker too, of this Hugging Face folder's sizes (config, tokenizer)."
+        ),
+    ] = None,
+    thinker_layers: Annotated[
+        int | None, typer.Option(help="Its layers, instead of the configuration's.", min=2)
+    ] = None,
     half: Annotated[bool, typer.Option("--bf16", help="Store bf16 instead of fp32.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
 ) -> None:
-    """Write random weights for a configuration (no thinker), to time exports and steps.
+    """Write random weights for a configuration, to time exports, steps and answers.
 
-    With --depth the configuration that fits is written beside it, as OUT.json.
+    The configuration that fits is written beside it as OUT.json, and with --qwen a folder OUT.qwen.
     """
     with terminal.errors_reported():
         _require_torch()
         from omni_rt.export.random_checkpoint import random_files
 
-        terminal.say(
-            "\n".join(map(str, random_files(config, out, depth=depth, bf16=half, seed=seed)))
+        made = random_files(
+            config,
+            out,
+            depth=depth,
+            bf16=half,
+            seed=seed,
+            qwen=qwen,
+            thinker_layers=thinker_layers,
         )
+        terminal.say("\n".join(map(str, made)))
 
 
 def bench_reference(

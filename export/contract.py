@@ -11,22 +11,30 @@ from omni_rt.export.checkpoint import THINKER_MARK, THINKER_PREFIX, parameters_o
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.model import AUTOENCODER, CONDITIONERS, DIT, ModelSizes
-from omni_rt.export.reference.thinker import ThinkerSizes
+from omni_rt.export.reference.thinker_config import ThinkerSizes
 from omni_rt.export.stages import (
     Context,
     DitStep,
     Signal,
-    ThinkerCond,
-    ThinkerEmbed,
     Transcript,
     VaeDecoder,
     VaeEncoder,
 )
-from omni_rt.manifest import Dims
+from omni_rt.export.thinker_stages import (
+    AudioTower,
+    ThinkerCond,
+    ThinkerEmbed,
+    ThinkerLm,
+    VisionTower,
+)
+from omni_rt.manifest import Dims, ThinkerDims
 
 MODEL_STAGES = ("transcript", "context", "signal", "dit_step", "vae_decoder", "vae_encoder")
-THINKER_STAGES = ("thinker_embed", "thinker_cond")
-STAGES = (*THINKER_STAGES, *MODEL_STAGES)
+THINKER_STAGES = ("thinker_embed", "audio_tower", "vision_tower", "thinker_cond", "thinker_lm")
+SYNCHFORMER = "synchformer"
+STAGES = (*THINKER_STAGES, SYNCHFORMER, *MODEL_STAGES)
+
+THINKER = THINKER_PREFIX + THINKER_MARK
 
 
 def window_samples(*, frames: int, hop: int, rate_hz: int) -> int:
@@ -49,7 +57,24 @@ def decoded_samples(frames: int, strides: tuple[int, ...]) -> int:
     return length
 
 
-def dims_of(sizes: ModelSizes) -> Dims:
+def thinker_dims_of(sizes: ThinkerSizes) -> ThinkerDims:
+    """The manifest's sizes of the thinker."""
+    return ThinkerDims(
+        layers=sizes.layers,
+        kv_heads=sizes.kv_heads,
+        head_width=sizes.head_width,
+        vocabulary=sizes.vocabulary,
+        max_positions=sizes.max_positions,
+        mel_bands=sizes.audio.mel_bands,
+        chunk_frames=sizes.audio.chunk_frames,
+        patch_px=sizes.vision.patch_px,
+        temporal_patch=sizes.vision.temporal_patch,
+        merge=sizes.vision.merge,
+        window_px=sizes.vision.window_px,
+    )
+
+
+def dims_of(sizes: ModelSizes, thinker: ThinkerSizes | None = None) -> Dims:
     """The manifest's sizes."""
     config, conditioners = sizes.config, sizes.conditioners
     return Dims(
@@ -77,6 +102,7 @@ def dims_of(sizes: ModelSizes) -> Dims:
             rate_hz=conditioners.mel_rate_hz,
         ),
         clip_samples=decoded_samples(config.latent_frames, config.decoder.strides),
+        thinker=None if thinker is None else thinker_dims_of(thinker),
     )
 
 
@@ -161,9 +187,33 @@ def _thinker_embed(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage
         name="thinker_embed",
         module=ThinkerEmbed(sizes),
         ports=ports,
-        official_names={"": THINKER_PREFIX + THINKER_MARK + "model."},
+        official_names={"": THINKER + "model."},
         examples={"batch": 2, "seq": 7},
         data_file="thinker.data",
+    )
+
+
+def _audio_tower(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage:
+    return Stage(
+        name="audio_tower",
+        module=AudioTower(sizes.audio),
+        ports=ports,
+        official_names={"": THINKER + "audio_tower."},
+        examples={"chunks": 3},
+        data_file="audio_tower.data",
+    )
+
+
+def _vision_tower(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage:
+    merged = sizes.vision.merge**2
+    return Stage(
+        name="vision_tower",
+        module=VisionTower(sizes.vision),
+        ports=ports,
+        official_names={"": THINKER + "visual."},
+        examples={"grids": 3, "patches": 5 * merged},
+        multiples={"patches": merged},
+        data_file="vision_tower.data",
     )
 
 
@@ -172,8 +222,21 @@ def _thinker_cond(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage:
         name="thinker_cond",
         module=ThinkerCond(sizes, layer_index),
         ports=ports,
-        official_names={"": THINKER_PREFIX + THINKER_MARK},
+        official_names={"": THINKER},
         examples={"batch": 2, "seq": 7},
+        data_file="thinker.data",
+    )
+
+
+def _thinker_lm(sizes: ThinkerSizes, layer_index: int, ports: Ports) -> Stage:
+    return Stage(
+        name="thinker_lm",
+        module=ThinkerLm(sizes),
+        ports=ports,
+        official_names={"": THINKER},
+        listed=2 * sizes.layers,
+        examples={"batch": 2, "seq": 7, "past": 5, "total": 12},
+        derived=("total",),
         data_file="thinker.data",
     )
 
@@ -188,7 +251,10 @@ _MODEL: Mapping[str, Callable[[ModelSizes, Ports], Stage]] = {
 }
 _THINKER: Mapping[str, Callable[[ThinkerSizes, int, Ports], Stage]] = {
     "thinker_embed": _thinker_embed,
+    "audio_tower": _audio_tower,
+    "vision_tower": _vision_tower,
     "thinker_cond": _thinker_cond,
+    "thinker_lm": _thinker_lm,
 }
 
 
@@ -203,7 +269,7 @@ def thinker_stage(name: str, sizes: ThinkerSizes, model: ModelSizes) -> Stage:
     """A stage of the thinker that conditions `model`, without weight storage."""
     with parameters_on_meta():
         layer_index = model.config.thinker_layer
-        stage = _THINKER[name](sizes, layer_index, PORTS[name](dims_of(model)))
+        stage = _THINKER[name](sizes, layer_index, PORTS[name](dims_of(model, sizes)))
     return _evaluated(stage)
 
 

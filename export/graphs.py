@@ -11,7 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -41,6 +41,8 @@ class Stage:
     listed: int = 0  # how many of the last inputs the module takes as one list
     examples: Mapping[str, int]  # sizes to trace the dynamic dimensions of the inputs with
     data_file: str  # where the weights go; stages may share one
+    multiples: Mapping[str, int] = field(default_factory=dict)  # dynamic dimensions that divide
+    derived: tuple[str, ...] = ()  # dynamic dimensions that others add up to
 
     def official_name(self, parameter: str) -> str:
         """`layers.0.x` → the official name of that parameter."""
@@ -86,7 +88,7 @@ def trace(stage: Stage) -> ir.Model:
     tensors = {
         name: torch.empty(t.shape, dtype=t.dtype) for name, t in tensors_of(stage.module).items()
     }
-    dims = {name: torch.export.Dim(name, min=1, max=1 << 20) for name in stage.examples}
+    dims = {name: _dimension(stage, name) for name in stage.examples}
     shapes = [
         {i: dims[n] for i, n in enumerate(p.shape) if isinstance(n, str)}
         for p in stage.ports.inputs
@@ -107,6 +109,14 @@ def trace(stage: Stage) -> ir.Model:
         )
     assert program is not None
     return program.model
+
+
+def _dimension(stage: Stage, name: str) -> Any:
+    if name in stage.derived:
+        return torch.export.Dim.DYNAMIC
+    multiple = stage.multiples.get(name, 1)
+    unit = torch.export.Dim(name, min=1, max=(1 << 20) // multiple)
+    return unit if multiple == 1 else multiple * unit
 
 
 @contextlib.contextmanager

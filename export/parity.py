@@ -19,7 +19,6 @@ from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.dit import guided_velocity, split_heads
 from omni_rt.export.reference.model import AudioOmni
 from omni_rt.export.reference.sampler import sample_euler
-from omni_rt.export.reference.thinker import Thinker
 from omni_rt.manifest import Dims
 from omni_rt.metrics import rel_l2
 from omni_rt.verify import FLOOR
@@ -27,7 +26,7 @@ from omni_rt.verify import FLOOR
 Arrays = dict[str, NDArray[np.generic]]
 
 CFG_SCALE = 7.0
-_HIDDEN_TOKENS, _TEXT_TOKENS, _VAE_FRAMES = 24, 29, 12
+_HIDDEN_TOKENS, _VAE_FRAMES = 24, 12
 _TIMES = (0.83, 0.37)  # of the conditional and the unconditional row
 
 
@@ -71,7 +70,7 @@ class ParityInputs:
         self.audio = 0.3 * normal(1, dims.audio_channels, _VAE_FRAMES * dims.downsampling_ratio)
 
 
-def _numpy(tensors: Mapping[str, Tensor]) -> Arrays:
+def numpy_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
     return {name: value.contiguous().numpy() for name, value in tensors.items()}
 
 
@@ -84,7 +83,7 @@ class ParityReference:
     @torch.inference_mode()
     def stage(self, name: str) -> Arrays:
         """Inputs and reference outputs of a stage, by the graph's names."""
-        return _numpy(self._STAGES[name](self))
+        return numpy_arrays(self._STAGES[name](self))
 
     @torch.inference_mode()
     def end_to_end(self, *, steps: int, on_step: Callable[[int], None]) -> Arrays:
@@ -97,7 +96,7 @@ class ParityReference:
             cfg_scale=CFG_SCALE,
             on_step=on_step,
         )
-        return _numpy({"noise": self.given.noise, "latents": latents})
+        return numpy_arrays({"noise": self.given.noise, "latents": latents})
 
     @torch.inference_mode()
     def guided_velocity(self, t: float) -> NDArray[np.generic]:
@@ -109,7 +108,7 @@ class ParityReference:
             self.conditioning,
             cfg_scale=CFG_SCALE,
         )
-        return _numpy({"v": velocity})["v"]
+        return numpy_arrays({"v": velocity})["v"]
 
     @cached_property
     def conditioning(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,23 +196,4 @@ class ParityReference:
         "dit_step": _dit_step,
         "vae_decoder": _vae_decoder,
         "vae_encoder": _vae_encoder,
-    }
-
-
-@torch.inference_mode()
-def thinker_parity(thinker: Thinker, *, seed: int = 20_260) -> dict[str, Arrays]:
-    """Inputs and reference outputs of the thinker's stages."""
-    stream = np.random.RandomState(seed)
-    ids = torch.from_numpy(stream.randint(0, thinker.sizes.vocabulary, (1, _TEXT_TOKENS)))
-    embeds, hidden = thinker.embed(ids), thinker(ids)
-    positions = torch.arange(_TEXT_TOKENS).expand(3, 1, _TEXT_TOKENS)
-    cond = {
-        "inputs_embeds": embeds,
-        "position_ids": positions,
-        "attention_mask": torch.ones(1, _TEXT_TOKENS, dtype=torch.int64),
-        "hidden": hidden,
-    }
-    return {
-        "thinker_embed": _numpy({"input_ids": ids, "inputs_embeds": embeds}),
-        "thinker_cond": _numpy(cond),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 
 from omni_rt.errors import ExportError
-from omni_rt.export.checkpoint import THINKER_MARK, THINKER_PREFIX, parameters_on_meta
 from omni_rt.export.config import ModelConfig, read_config
+from omni_rt.export.contract import THINKER
 from omni_rt.export.reference.conditioners import ConditionerSizes
 from omni_rt.export.reference.dit import DitSizes, RotaryAngles
 from omni_rt.export.reference.model import ModelSizes, parameter_shapes
-from omni_rt.export.reference.thinker import Thinker, ThinkerSizes
+from omni_rt.export.reference.synchformer import SynchformerSizes, synchformer_shapes
+from omni_rt.export.reference.thinker_config import ThinkerSizes
+from omni_rt.export.reference.thinker_files import thinker_shapes
 
 _SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
@@ -74,16 +77,6 @@ def sizes_for(
     )
 
 
-def thinker_shapes(sizes: ThinkerSizes) -> dict[str, tuple[int, ...]]:
-    """The thinker's text tensors under their names in an official checkpoint."""
-    with parameters_on_meta():
-        whole = Thinker(sizes, kept=sizes.layers)
-    shapes = {name: tuple(value.shape) for name, value in whole.state_dict().items()}
-    shapes["model.norm.weight"] = (sizes.width,)
-    shapes["lm_head.weight"] = (sizes.vocabulary, sizes.width)
-    return {THINKER_PREFIX + THINKER_MARK + name: shape for name, shape in shapes.items()}
-
-
 def write_random_checkpoint(
     path: Path,
     sizes: ModelSizes,
@@ -96,20 +89,32 @@ def write_random_checkpoint(
     shapes: dict[str, tuple[int, ...]] = parameter_shapes(sizes)
     types = dict.fromkeys(shapes, dtype)
     if thinker is not None:
-        added = thinker_shapes(thinker)
+        added = {THINKER + name: shape for name, shape in thinker_shapes(thinker).items()}
         shapes |= added
         types |= dict.fromkeys(added, torch.bfloat16)
+    write_random_tensors(path, shapes, types, seed=seed, rotary_width=sizes.dit.rotary_width)
+    return path
+
+
+def write_random_tensors(
+    path: Path,
+    shapes: Shapes,
+    types: Mapping[str, torch.dtype],
+    *,
+    seed: int,
+    rotary_width: int = 0,
+) -> None:
+    """Write a `.safetensors` of random tensors of these names and shapes, one at a time."""
     draft = path.with_name(f".{path.name}.partial")
     try:
         with draft.open("wb") as file:
             file.write(_header(shapes, types))
             for name, shape in shapes.items():
-                value = _random(name, shape, seed=seed, sizes=sizes).to(types[name])
+                value = _random(name, shape, seed=seed, rotary_width=rotary_width).to(types[name])
                 value.contiguous().view(torch.uint8).numpy().tofile(file)
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)
-    return path
 
 
 def _header(shapes: Shapes, types: Mapping[str, torch.dtype]) -> bytes:
@@ -127,11 +132,11 @@ def _header(shapes: Shapes, types: Mapping[str, torch.dtype]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _random(name: str, shape: tuple[int, ...], *, seed: int, sizes: ModelSizes) -> Tensor:
+def _random(name: str, shape: tuple[int, ...], *, seed: int, rotary_width: int) -> Tensor:
     """Values of a plausible size for a parameter of this name."""
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "inv_freq":
-        return RotaryAngles(sizes.dit.rotary_width).inv_freq
+        return RotaryAngles(rotary_width).inv_freq
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
     noise = torch.randn(shape, generator=generator)
@@ -149,11 +154,20 @@ def _random(name: str, shape: tuple[int, ...], *, seed: int, sizes: ModelSizes) 
 
 
 def random_files(
-    config_path: Path, out: Path, *, depth: int | None, bf16: bool, seed: int
-) -> tuple[Path, Path]:
-    """A random checkpoint for a configuration file and the configuration that fits it.
+    config_path: Path,
+    out: Path,
+    *,
+    depth: int | None,
+    bf16: bool,
+    seed: int,
+    qwen: Path | None = None,
+    thinker_layers: int | None = None,
+) -> list[Path]:
+    """A random checkpoint for a configuration file and the files that fit it.
 
-    Raises ExportError if the configuration is wrong or `out` cannot be written.
+    With `qwen`, a Hugging Face folder, the thinker is in it too, and a folder with its
+    configuration and tokenizer beside it. Raises ExportError if a configuration is wrong or `out`
+    cannot be written.
     """
     config, raw = read_config(config_path)
     if out.suffix != ".safetensors" or not out.parent.is_dir() or out.exists():
@@ -161,8 +175,35 @@ def random_files(
     if depth is not None:
         raw["model"]["diffusion"]["config"]["depth"] = depth
         config = replace(config, depth=depth)
+    made = [out, out.with_suffix(".json")]
+    thinker = None
+    if qwen is not None:
+        folder = out.with_suffix(".qwen")
+        thinker = _fitting_thinker(qwen, folder, layers=thinker_layers)
+        made.append(folder)
     dtype = torch.bfloat16 if bf16 else torch.float32
-    write_random_checkpoint(out, sizes_for(config), seed=seed, dtype=dtype)
-    fitting = out.with_suffix(".json")
-    fitting.write_text(json.dumps(raw, indent=1), encoding="utf-8")
-    return out, fitting
+    write_random_checkpoint(out, sizes_for(config), thinker=thinker, seed=seed, dtype=dtype)
+    made[1].write_text(json.dumps(raw, indent=1), encoding="utf-8")
+    return made
+
+
+def _fitting_thinker(qwen: Path, folder: Path, *, layers: int | None) -> ThinkerSizes:
+    """The sizes of a thinker of so many layers; its configuration and tokenizer in `folder`."""
+    try:
+        config = json.loads((qwen / "config.json").read_text(encoding="utf-8"))
+        text = config.get("thinker_config", config)["text_config"]
+        text["num_hidden_layers"] = layers or text["num_hidden_layers"]
+        sizes = ThinkerSizes.from_config(config)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        shutil.copyfile(qwen / "tokenizer.json", folder / "tokenizer.json")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"thinker: cannot use {qwen} for {folder}: {error}") from error
+    return sizes
+
+
+def write_random_synchformer(path: Path, sizes: SynchformerSizes, *, seed: int) -> Path:
+    """Write a Synchformer of random weights as a `.safetensors`."""
+    shapes = synchformer_shapes(sizes)
+    write_random_tensors(path, shapes, dict.fromkeys(shapes, torch.float32), seed=seed)
+    return path

@@ -17,12 +17,15 @@ from omni_rt.export.checkpoint import (
     release_files,
 )
 from omni_rt.export.config import read_config
-from omni_rt.export.contract import MODEL_STAGES, STAGES, THINKER_STAGES
-from omni_rt.export.reference.model import ModelSizes, check_thinker, checked_tensors
-from omni_rt.export.reference.thinker import ThinkerSizes
+from omni_rt.export.contract import MODEL_STAGES, STAGES, SYNCHFORMER, THINKER_STAGES
+from omni_rt.export.reference.model import ModelSizes, checked_tensors
+from omni_rt.export.reference.synchformer import SynchformerSizes, open_synchformer
+from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes
+from omni_rt.export.reference.thinker_files import check_thinker
 from omni_rt.export.text_files import check_vocabulary, find_text_files, read_prompts
 from omni_rt.export.tracing import StageSizes
-from omni_rt.preprocess.chat import Tokenizer
+from omni_rt.manifest import SpecialIds
+from omni_rt.preprocess.chat import STOP_TOKENS, Tokenizer
 
 OFFICIAL_LICENCE = "CC BY-NC 4.0, research use only (the official Audio-Omni weights)"
 
@@ -38,7 +41,9 @@ class ExportOptions:
     upstream: Path | None = None  # the user's upstream checkout: prompts and vocabulary
     prompts: Path | None = None
     vocabulary: Path | None = None
-    stages: tuple[str, ...] | None = None  # None: all
+    synchformer: Path | None = None  # MMAudio's synchformer_state_dict.pth
+    synchformer_heads: int = 12
+    stages: tuple[str, ...] | None = None  # None: all that the files given have
     name: str = "audio-omni"
     licence: str = OFFICIAL_LICENCE
     overwrite: bool = False
@@ -54,6 +59,17 @@ class ThinkerSource:
     layer_index: int
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Any]
+    special_ids: SpecialIds
+    tokenizer: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynchformerSource:
+    """Synchformer's part of the sources, checked."""
+
+    sizes: SynchformerSizes
+    tensors: Mapping[str, LazyTensor]
+    path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +82,26 @@ class Sources:
     sizes: ModelSizes
     tensors: Mapping[str, LazyTensor]
     thinker: ThinkerSource | None
-    tokenizer: Path | None
+    synchformer: SynchformerSource | None
     prompts: Mapping[str, str] | None
     vocabulary: Path | None
     stages: tuple[str, ...]
 
     @property
     def stage_sizes(self) -> StageSizes:
-        thinker = self.thinker
+        thinker, synchformer = self.thinker, self.synchformer
         return StageSizes(
             model=self.sizes,
             thinker=None if thinker is None else thinker.sizes,
+            synchformer=None if synchformer is None else synchformer.sizes,
         )
 
     def release(self) -> None:
         """Unmap the checkpoint: whatever is read next maps it again."""
         release_files(self.tensors)
-        if self.thinker is not None:
-            release_files(self.thinker.tensors)
+        for part in (self.thinker, self.synchformer):
+            if part is not None:
+                release_files(part.tensors)
 
 
 def open_sources(options: ExportOptions) -> Sources:
@@ -93,7 +111,9 @@ def open_sources(options: ExportOptions) -> Sources:
     sizes, tensors = checked_tensors(config, checkpoint.model)
     stages = _chosen_stages(options)
     with_thinker = bool(set(stages) & set(THINKER_STAGES))
-    thinker = _open_thinker(options, checkpoint, config.thinker_layer) if with_thinker else None
+    thinker = None
+    if with_thinker:
+        thinker = _open_thinker(options, checkpoint, config.thinker_layer, stages)
     if thinker is not None and thinker.sizes.width != sizes.conditioners.hidden_width:
         raise ExportError(
             f"thinker: its states are {thinker.sizes.width} wide, the checkpoint's conditioner "
@@ -109,7 +129,7 @@ def open_sources(options: ExportOptions) -> Sources:
         sizes=sizes,
         tensors=tensors,
         thinker=thinker,
-        tokenizer=_open_tokenizer(options) if thinker is not None else None,
+        synchformer=_open_synchformer(options, sizes) if SYNCHFORMER in stages else None,
         prompts=None if prompts_path is None else read_prompts(prompts_path),
         vocabulary=vocabulary,
         stages=stages,
@@ -117,7 +137,9 @@ def open_sources(options: ExportOptions) -> Sources:
 
 
 def _chosen_stages(options: ExportOptions) -> tuple[str, ...]:
-    chosen = STAGES if options.stages is None else options.stages
+    without = () if options.synchformer is not None else (SYNCHFORMER,)
+    default = tuple(name for name in STAGES if name not in without)
+    chosen = default if options.stages is None else options.stages
     unknown = [name for name in chosen if name not in STAGES]
     if unknown or not chosen:
         raise ExportError(f"unknown stages {unknown}: choose among {', '.join(STAGES)}")
@@ -125,7 +147,7 @@ def _chosen_stages(options: ExportOptions) -> tuple[str, ...]:
 
 
 def _open_thinker(
-    options: ExportOptions, checkpoint: Checkpoint, layer_index: int
+    options: ExportOptions, checkpoint: Checkpoint, layer_index: int, stages: tuple[str, ...]
 ) -> ThinkerSource:
     if options.qwen is None:
         raise ExportError(
@@ -143,23 +165,56 @@ def _open_thinker(
     if not tensors:
         raise ExportError(f"thinker: neither {options.checkpoint} nor {options.qwen} has weights")
     sizes = ThinkerSizes.from_config(config)
-    needed = check_thinker(sizes, layer_index, tensors)
-    return ThinkerSource(sizes=sizes, layer_index=layer_index, tensors=needed, config=config)
+    needed = check_thinker(sizes, layer_index, tensors, stages)
+    tokenizer = options.qwen / "tokenizer.json"
+    return ThinkerSource(
+        sizes=sizes,
+        layer_index=layer_index,
+        tensors=needed,
+        config=config,
+        special_ids=_special_ids(tokenizer, sizes),
+        tokenizer=tokenizer,
+    )
 
 
-def _open_tokenizer(options: ExportOptions) -> Path:
-    assert options.qwen is not None
-    path = options.qwen / "tokenizer.json"
+def _special_ids(path: Path, sizes: ThinkerSizes) -> SpecialIds:
+    """The ids of the tokens with a meaning, on which tokenizer and configuration must agree."""
     if not path.is_file():
         raise ExportError(f"tokenizer: no file at {path}")
     try:
         tokenizer = Tokenizer(path)
     except BundleError as error:
         raise ExportError(f"tokenizer: {error}") from error
-    for token in ("<|im_start|>", "<|im_end|>"):
-        if len(tokenizer.encode(token)) != 1:
+
+    def id_of(token: str) -> int:
+        ids = tokenizer.encode(token)
+        if len(ids) != 1:
             raise ExportError(f"tokenizer: {path} does not know {token} as one token")
-    return path
+        return int(ids[0])
+
+    id_of("<|im_start|>")
+    found = {name: id_of(token) for name, (_, token) in MEDIA_TOKENS.items()}
+    differing = {name for name, value in sizes.token_ids.items() if found[name] != value}
+    if differing:
+        raise ExportError(
+            f"tokenizer: {path} and config.json give different ids to {', '.join(differing)}"
+        )
+    return SpecialIds(**found, stop=tuple(map(id_of, STOP_TOKENS)))
+
+
+def _open_synchformer(options: ExportOptions, sizes: ModelSizes) -> SynchformerSource:
+    if options.synchformer is None:
+        raise ExportError(
+            "synchformer: give --synchformer FILE, the synchformer_state_dict.pth that MMAudio "
+            "publishes, or leave that stage out"
+        )
+    own, tensors = open_synchformer(options.synchformer, heads=options.synchformer_heads)
+    if own.width != sizes.conditioners.sync_width:
+        raise ExportError(
+            f"synchformer: its features are {own.width} wide, the checkpoint's conditioner "
+            f"takes {sizes.conditioners.sync_width}"
+        )
+    return SynchformerSource(sizes=own, tensors=tensors, path=options.synchformer)
 
 
 def _open_text(

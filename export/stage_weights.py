@@ -29,7 +29,7 @@ def stage_weights(stage: Stage, tensors: Mapping[str, LazyTensor]) -> dict[str, 
 
 def _find(name: str, own: Tensor, tensors: Mapping[str, LazyTensor]) -> LazyTensor:
     if name in tensors:
-        return _lazy(tensors[name].shape, tensors[name].float32)
+        return tensors[name].reshaped(own.shape)  # a patch embedding is stored as a convolution
     derived = _split(name, tensors) or _multiplied_out(name, tensors)
     if derived is not None:
         return derived

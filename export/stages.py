@@ -34,8 +34,6 @@ from omni_rt.export.reference.dit import (
     split_heads,
     two_layer,
 )
-from omni_rt.export.reference.thinker import Decoder as ThinkerDecoder
-from omni_rt.export.reference.thinker import ThinkerSizes, kept_layers
 from omni_rt.export.spectrum import check_fft_size, frames_of, rfft, twiddles
 
 
@@ -268,28 +266,3 @@ class VaeEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         return self.vae.encode(waveform)
-
-
-class ThinkerEmbed(nn.Module):
-    """Token ids [B, S] → embeddings [B, S, H]."""
-
-    def __init__(self, sizes: ThinkerSizes) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(sizes.vocabulary, sizes.width)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.embed_tokens(input_ids)
-
-
-class ThinkerCond(nn.Module):
-    """Embeddings → the raw hidden states that condition the transformer (N−1 layers officially)."""
-
-    def __init__(self, sizes: ThinkerSizes, layer_index: int) -> None:
-        super().__init__()
-        self.model = ThinkerDecoder(sizes, kept=kept_layers(sizes, layer_index))
-
-    def forward(
-        self, inputs_embeds: Tensor, position_ids: Tensor, attention_mask: Tensor
-    ) -> Tensor:
-        """inputs_embeds [B,S,H], position_ids [3,B,S], attention_mask [B,S] → hidden [B,S,H]."""
-        return self.model(inputs_embeds, position_ids, attention_mask)

@@ -9,19 +9,37 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omni_rt.export.config import parse_config
 from omni_rt.export.pack import new_directory
-from omni_rt.export.random_checkpoint import sizes_for, write_random_checkpoint
-from omni_rt.export.reference.thinker import ThinkerSizes
+from omni_rt.export.random_checkpoint import (
+    sizes_for,
+    write_random_checkpoint,
+    write_random_synchformer,
+)
+from omni_rt.export.reference.synchformer import SynchformerSizes
+from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes
 
 LICENCE = "Apache-2.0 (random weights made by omni_rt)"
 
-_WIDTH, _HIDDEN, _COND = 128, 64, 64
+_WIDTH, _HIDDEN, _COND, _SYNC = 128, 64, 64, 32
 _ROOM_BYTES = 16 << 20
 _STRIDES = [8, 16, 16]
+
+SYNCHFORMER_HEADS = 2
+_SYNCHFORMER = SynchformerSizes(
+    width=_SYNC,
+    heads=SYNCHFORMER_HEADS,
+    depth=2,
+    inner=64,
+    tubelets=8,
+    patches=196,
+    patch_px=16,
+    tubelet_frames=2,
+)
 
 _SPECIAL_TOKENS = [
     "<|endoftext|>",
@@ -125,32 +143,57 @@ def standin_config() -> dict[str, Any]:
     }
 
 
-def _thinker_config(vocabulary: int) -> dict[str, Any]:
+def _thinker_config(tokens: Mapping[str, int]) -> dict[str, Any]:
     text = {
-        "vocab_size": vocabulary,
+        "vocab_size": len(tokens),
         "hidden_size": _HIDDEN,
         "intermediate_size": 128,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 32768,
         "rope_parameters": {"rope_theta": 1e6, "rope_type": "default", "mrope_section": [2, 3, 3]},
     }
-    return {"model_type": "qwen2_5_omni", "thinker_config": {"text_config": text}}
+    audio = {
+        "num_mel_bins": 128,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "n_window": 100,
+        "output_dim": _HIDDEN,
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "window_size": 112,
+        "fullatt_block_indexes": [1],
+        "out_hidden_size": _HIDDEN,
+    }
+    ids = {key: tokens[token] for key, token in MEDIA_TOKENS.values()}
+    thinker = {"text_config": text, "audio_config": audio, "vision_config": vision, **ids}
+    return {"model_type": "qwen2_5_omni", "thinker_config": thinker}
 
 
-def _write_tokenizer(path: Path) -> int:
-    """A byte-level tokenizer without merges; returns its vocabulary's size."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+def _write_tokenizer(path: Path) -> dict[str, int]:
+    """A byte-level tokenizer without merges; returns its vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(_SPECIAL_TOKENS)
     tokenizer.save(str(path))
-    return int(tokenizer.get_vocab_size())
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return vocabulary
 
 
 def _vocabulary() -> list[str]:
@@ -160,7 +203,8 @@ def _vocabulary() -> list[str]:
 def write_standin(folder: Path, *, seed: int = 0) -> Path:
     """Write the stand-in's files into a new folder, whole or not at all; returns it.
 
-    model.safetensors, config.json, qwen/ and upstream/, laid out as the official ones are.
+    model.safetensors, config.json, synchformer.safetensors, qwen/ and upstream/, laid out as the
+    official ones are.
     Raises ExportError if the folder is there already or cannot be written.
     """
     with new_directory(folder, needed_bytes=_ROOM_BYTES, overwrite=False) as draft:
@@ -184,7 +228,7 @@ def _write_files(folder: Path, seed: int) -> None:
         parse_config(config),
         cond_width=_COND,
         hidden_width=_HIDDEN,
-        sync_width=32,
+        sync_width=_SYNC,
         sync_tokens=16,
         vocabulary=len(characters) + 1,
         text_width=48,
@@ -196,3 +240,4 @@ def _write_files(folder: Path, seed: int) -> None:
         thinker=ThinkerSizes.from_config(thinker),
         seed=seed,
     )
+    write_random_synchformer(folder / "synchformer.safetensors", _SYNCHFORMER, seed=seed)

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from threading import Thread
 
 from omni_rt.errors import ExportError
-from omni_rt.export.contract import MODEL_STAGES, model_stage, thinker_stage
+from omni_rt.export.contract import MODEL_STAGES, SYNCHFORMER, model_stage, thinker_stage
 from omni_rt.export.graphs import Stage, traced_bytes
 from omni_rt.export.reference.model import ModelSizes
-from omni_rt.export.reference.thinker import ThinkerSizes
+from omni_rt.export.reference.synchformer import SynchformerSizes
+from omni_rt.export.reference.thinker_config import ThinkerSizes
+from omni_rt.export.synchformer_stage import synchformer_stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +31,15 @@ class StageSizes:
 
     model: ModelSizes
     thinker: ThinkerSizes | None
+    synchformer: SynchformerSizes | None
 
     def stage(self, name: str) -> Stage:
         """The stage of this name, without weight storage."""
         if name in MODEL_STAGES:
             return model_stage(name, self.model)
+        if name == SYNCHFORMER:
+            assert self.synchformer is not None
+            return synchformer_stage(self.synchformer)
         assert self.thinker is not None
         return thinker_stage(name, self.thinker, self.model)
 

@@ -20,8 +20,11 @@ from omni_rt.tasks import (
     TextToAudio,
     TextToMusic,
     TextToSpeech,
+    VideoToAudio,
+    VideoToMusic,
     VoiceConversion,
 )
+from omni_rt.understanding import Reply, Turn
 
 __version__ = "0.1.0"
 
@@ -37,12 +40,16 @@ __all__ = [
     "OmniError",
     "Plan",
     "Remove",
+    "Reply",
     "RequestError",
     "Session",
     "StyleTransfer",
     "TextToAudio",
     "TextToMusic",
     "TextToSpeech",
+    "Turn",
+    "VideoToAudio",
+    "VideoToMusic",
     "VoiceConversion",
     "__version__",
     "make_plan",

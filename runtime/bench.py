@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from omni_rt.bench_thinker import ThinkerBench, bench_thinker
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engine_pool import EnginePool
@@ -20,25 +21,15 @@ from omni_rt.flops import step_flops
 from omni_rt.manifest import Dims, TensorSpec
 from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
+from omni_rt.preprocess.patches import patch_tables
 from omni_rt.sampling import run_plan
+from omni_rt.timing import Timing
 
 Progress = Callable[[str], None]
 
 _TEXT_TOKENS = 80  # of a usual prompt with its system turn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Seconds of several runs of one thing."""
-
-    p50_s: float
-    p90_s: float
-    runs: int
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Timing:
-        p50, p90 = np.percentile(seconds, [50, 90])
-        return cls(p50_s=float(p50), p90_s=float(p90), runs=len(seconds))
+_GRID = (24, 24)  # patches of a conditioning frame, 336 × 336 pixels
+_SEGMENTS_PER_S = 3  # of Synchformer: 30 for ten seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +44,8 @@ class BenchReport:
     step_gflop_per_s: float | None
     loop_overhead_percent: float | None  # of the loop, outside the engine
     context_tokens: int
+    thinker: ThinkerBench | None
+    synchformer_per_video_s: float | None  # seconds of work per second of video
     peak_rss_bytes: int
 
 
@@ -76,6 +69,10 @@ def example_sizes(dims: Dims) -> dict[str, int]:
         "samples": dims.latent_frames * dims.downsampling_ratio,
         "batch": 1,
         "seq": text,
+        "chunks": 1,
+        "grids": 1,
+        "patches": _GRID[0] * _GRID[1],
+        "S": 1,
     }
 
 
@@ -91,6 +88,10 @@ def example_inputs(
             inputs[port.name] = stream.standard_normal(shape).astype(np.float32)
         elif port.name == "position_ids":
             inputs[port.name] = np.broadcast_to(np.arange(shape[-1]), shape).astype(np.int64)
+        elif port.name in ("pos_hw", "window_id"):
+            assert dims.thinker is not None
+            tables = patch_tables(*_GRID, dims.thinker)
+            inputs[port.name] = getattr(tables, port.name)
         else:
             inputs[port.name] = np.ones(shape, np.dtype(port.dtype))
     return inputs
@@ -130,6 +131,7 @@ def bench(
     timings = {}
     step: Timing | None = None
     overhead: float | None = None
+    thinker: ThinkerBench | None = None
     for stage in chosen:
         progress(stage)
         try:
@@ -139,9 +141,13 @@ def bench(
         if stage == "dit_step":
             step, overhead = _bench_loop(pool, dims, runs=runs, steps=steps, stream=stream)
             timings[stage] = step
+        elif stage == "thinker_lm":
+            thinker = bench_thinker(engine, dims, runs=runs)
+            timings[stage] = thinker.token[min(thinker.token)]
         else:
             inputs = example_inputs(engine.inputs, dims, stream)
             timings[stage] = time_engine(engine, inputs, runs=runs)
+    segment = timings.get("synchformer")
     context = example_sizes(dims)["P"]
     gflop = None if step is None else step_flops(dims, rows=2, attending=1, context=context) / 1e9
     return BenchReport(
@@ -153,6 +159,8 @@ def bench(
         step_gflop_per_s=None if step is None or gflop is None else gflop / step.p50_s,
         loop_overhead_percent=overhead,
         context_tokens=context,
+        thinker=thinker,
+        synchformer_per_video_s=None if segment is None else _SEGMENTS_PER_S * segment.p50_s,
         peak_rss_bytes=peak_rss_bytes(),
     )
 

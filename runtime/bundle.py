@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from omni_rt.contract import check_ports
 from omni_rt.errors import BundleError
 from omni_rt.external_data import external_files
-from omni_rt.manifest import MANIFEST, FileSpec, GraphSpec, Manifest, read_manifest
+from omni_rt.manifest import (
+    MANIFEST,
+    FileSpec,
+    GraphSpec,
+    Manifest,
+    SpecialIds,
+    ThinkerDims,
+    read_manifest,
+)
 from omni_rt.plans import Plan, read_plan
 
 _CHUNK_BYTES = 1 << 22
@@ -103,6 +111,20 @@ class Bundle:
     @property
     def tokenizer_path(self) -> Path:
         return self._text_file("tokenizer")
+
+    @property
+    def thinker_dims(self) -> ThinkerDims:
+        """Sizes of the thinker. Raises BundleError if the bundle was exported without it."""
+        if self.manifest.dims.thinker is None:
+            raise BundleError("this bundle has no thinker: export it with its thinker stages")
+        return self.manifest.dims.thinker
+
+    @property
+    def special_ids(self) -> SpecialIds:
+        """Ids of the tokens with a meaning. Raises BundleError if there is no thinker."""
+        if self.manifest.text.special_ids is None:
+            raise BundleError("this bundle has no special_ids: export it with its thinker stages")
+        return self.manifest.text.special_ids
 
     @cached_property
     def empty_transcript(self) -> NDArray[np.float32]:

@@ -8,21 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rt import __version__, cli_sound, terminal
+from omni_rt import __version__, cli_sound, cli_understand, terminal
+from omni_rt.bench_thinker import ThinkerBench
 from omni_rt.bundle import Bundle
-from omni_rt.cli_sound import Json, Threads, open_session
+from omni_rt.cli_options import Json, Threads, open_session
 from omni_rt.manifest import Measurement
 from omni_rt.options import OnStep
 
 app = typer.Typer(
     name="omni-rt",
-    help="Run Audio-Omni: make and edit sound, music and speech from a bundle.",
+    help="Run Audio-Omni: make, edit and understand sound, music and speech from a bundle.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 cli_sound.commands(app)
+cli_understand.commands(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -37,7 +39,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
     ] = False,
 ) -> None:
-    """Run Audio-Omni: make and edit sound, music and speech from a bundle."""
+    """Run Audio-Omni: make, edit and understand sound, music and speech from a bundle."""
 
 
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
@@ -149,7 +151,10 @@ def bench(
             (name, f"{t.p50_s * 1e3:.2f}", f"{t.p90_s * 1e3:.2f}", str(t.runs))
             for name, t in report.stages.items()
         ]
-        title = "dit_step: one guided step inside the loop"
+        title = (
+            "dit_step: one guided step inside the loop; thinker_lm: one token; audio_tower: 2 s; "
+            "vision_tower: 2 frames; synchformer: 16 frames"
+        )
         terminal.print_table(title, ("stage", "p50 ms", "p90 ms", "runs"), rows)
         if report.step is not None:
             terminal.say(
@@ -157,7 +162,25 @@ def bench(
                 f" ({report.context_tokens} context tokens); "
                 f"loop overhead {report.loop_overhead_percent:.3f} %"
             )
+        if report.thinker is not None:
+            _print_thinker(report.thinker)
+        if report.synchformer_per_video_s is not None:
+            terminal.say(f"synchformer: {report.synchformer_per_video_s:.2f} s per second of video")
         terminal.say(f"peak RSS {report.peak_rss_bytes / 1e6:.0f} MB")
+
+
+def _print_thinker(found: ThinkerBench) -> None:
+    rows = [
+        ("prefill, per 100 tokens", "0", f"{found.prefill_100.p50_s * 1e3:.2f}"),
+        *(
+            ("a token of the answer", str(held), f"{timing.p50_s * 1e3:.2f}")
+            for held, timing in found.token.items()
+        ),
+        ("512 tokens run again", "0", f"{found.rerun_512.p50_s * 1e3:.2f}"),
+    ]
+    terminal.print_table("thinker_lm", ("what", "tokens in the cache", "p50 ms"), rows)
+    if found.cache_gain is not None:
+        terminal.say(f"at 512 tokens the cache makes a token {found.cache_gain:.1f}× faster")
 
 
 @app.command()

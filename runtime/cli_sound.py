@@ -5,70 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from omni_rt import terminal
 from omni_rt.audio import Audio, check_target
+from omni_rt.cli_options import (
+    AllowDamaged,
+    BundleOption,
+    CfgScale,
+    FrameRuleName,
+    Json,
+    Memory,
+    Negative,
+    Output,
+    PlanName,
+    Raw,
+    Rescale,
+    Seed,
+    Shift,
+    SmallFrames,
+    Threads,
+    Uncertified,
+    open_session,
+)
 from omni_rt.errors import RequestError
+from omni_rt.mux import VIDEO_SUFFIXES, check_video_target, with_sound
 from omni_rt.plans import Plan, make_plan
-from omni_rt.session import Session
-
-BundleOption = Annotated[
-    Path,
-    typer.Option("--bundle", "-b", envvar="OMNI_RT_BUNDLE", help="The bundle's directory."),
-]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Where to write: .wav, .flac, .ogg or .mp3.")
-]
-Threads = Annotated[int | None, typer.Option(help="Processor threads; all if not given.", min=1)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-Uncertified = Annotated[
-    bool, typer.Option("--allow-uncertified", help="Run a bundle whose parity is not proved.")
-]
-PlanName = Annotated[
-    str | None,
-    typer.Option(
-        "--plan",
-        help="Solver and steps: euler-N, ab2-N, ab3-N, abm2-N, heun-N, dpmpp2m-N, consistency-N.",
-    ),
-]
-Shift = Annotated[
-    float | None,
-    typer.Option(help="Warp the plan's times: above 1 spends more steps near the noise."),
-]
-CfgScale = Annotated[float, typer.Option(help="Guidance: 1 is none, 7 the original's default.")]
-Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]
-Negative = Annotated[str | None, typer.Option(help="What should not be heard.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Do not normalise the peak.")]
+from omni_rt.video import probe
 
 
 def commands(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command()(generate)
     app.command()(edit)
-
-
-def open_session(
-    bundle: Path,
-    *,
-    threads: int | None = None,
-    allow_uncertified: bool = False,
-    memory: str = "resident",
-) -> Session:
-    """A session, its bundle verified behind a progress bar."""
-    if allow_uncertified:
-        terminal.note("warning: the bundle's parity certificate is not checked")
-    with terminal.progress_bars() as bars:
-        return Session(
-            bundle,
-            threads=threads,
-            memory=memory,  # type: ignore[arg-type]  # checked there, with a better message
-            allow_uncertified=allow_uncertified,
-            progress=bars("verifying the bundle"),
-        )
 
 
 def _shifted(plan: Plan, shift: float | None) -> Plan:
@@ -81,16 +52,26 @@ def _shifted(plan: Plan, shift: float | None) -> Plan:
 
 
 @contextmanager
-def _writable(output: Path, raw: bool) -> Iterator[None]:
+def _writable(output: Path, raw: bool, video: Path | None = None) -> Iterator[None]:
     """Refuse an output before the work is done for it."""
-    check_target(output)
+    if output.suffix.lower() in VIDEO_SUFFIXES:
+        check_video_target(output)
+        if video is None:
+            raise RequestError(f"cannot write {output.name}: only V2A and V2M make a video")
+        if probe(video).is_image:
+            raise RequestError(f"cannot write {output.name}: a picture does not move; use .wav")
+    else:
+        check_target(output)
     if raw and output.suffix.lower() != ".wav":
         raise RequestError("--raw may exceed full scale: write a .wav")
     yield
 
 
-def _finish(audio: Audio, output: Path, as_json: bool) -> None:
-    audio.save(output)
+def _finish(audio: Audio, output: Path, as_json: bool, video: Path | None = None) -> None:
+    if video is not None and output.suffix.lower() in VIDEO_SUFFIXES:
+        with_sound(video, audio, output)
+    else:
+        audio.save(output)
     if as_json:
         terminal.print_json({"file": output, "duration_s": audio.duration_s, **audio.made})
     else:
@@ -98,25 +79,38 @@ def _finish(audio: Audio, output: Path, as_json: bool) -> None:
 
 
 def generate(
-    task: Annotated[str, typer.Argument(help="T2A, T2M, TTS or VC.", metavar="TASK")],
+    task: Annotated[str, typer.Argument(help="T2A, T2M, V2A, V2M, TTS or VC.", metavar="TASK")],
     bundle: BundleOption,
     output: Output,
     prompt: Annotated[str | None, typer.Option(help="What to make, or for TTS the words.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="V2A, V2M: the video, or a picture, to make sound for.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="A recording to go by; --prompt says what to make of it.")
+    ] = None,
     voice: Annotated[
         Path | None, typer.Option(help="A recording whose voice is to speak (first 6 s are used).")
     ] = None,
     voice_transcript: Annotated[
-        str | None, typer.Option(help="The words spoken in --voice.")
+        str | None, typer.Option(help="The words spoken in --voice; listened for if not given.")
     ] = None,
     transcript: Annotated[
         str | None, typer.Option(help="VC: the words of the recording to convert.")
     ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="VC: that recording, listened to if --transcript is absent.")
+    ] = None,
+    frame_rule: FrameRuleName = "time_correct",
+    small_frames: SmallFrames = False,
+    allow_damaged: AllowDamaged = False,
     init_audio: Annotated[Path | None, typer.Option(help="A recording to vary.")] = None,
     init_strength: Annotated[
         float | None, typer.Option(help="How much of it remains, 0 to 1.")
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds; 10 if not given, segments above one window.")
+        float | None,
+        typer.Option(help="Seconds; the video's or 10 if not given, segments above one window."),
     ] = None,
     negative_prompt: Negative = None,
     plan: PlanName = None,
@@ -126,7 +120,7 @@ def generate(
     seed: Seed = None,
     raw: Raw = False,
     threads: Threads = None,
-    memory: Annotated[str, typer.Option(help="resident or staged.")] = "resident",
+    memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
 ) -> None:
@@ -136,23 +130,31 @@ def generate(
 
     omni-rt generate TTS -b BUNDLE --prompt "Good morning." -o speech.wav
 
-    T2A and T2M take --prompt. TTS takes --prompt, and for a voice --voice with --voice-transcript.
-    VC takes --transcript, --voice and --voice-transcript.
+    omni-rt generate V2A -b BUNDLE --video in.mp4 -o out.mp4
+
+    T2A and T2M take --prompt, V2A and V2M --video and, if you like, --prompt; all four --audio.
+    TTS takes --prompt, and --voice. VC takes --voice, and --transcript or --source.
+    A .mp4, .mkv, .mov or .webm is a copy of the video's picture with the new sound.
     """
     with (
         terminal.errors_reported(),
-        _writable(output, raw),
+        _writable(output, raw, video),
         open_session(
             bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
         ) as session,
     ):
         with terminal.progress_bars() as bars:
-            audio = session.generate(
+            options = _video_options(frame_rule, small_frames, allow_damaged)
+            made = session.generate(
                 task,
                 prompt=prompt,
+                video=video,
+                audio=audio,
+                **(options if video is not None else {}),
                 voice=voice,
                 voice_transcript=voice_transcript,
                 transcript=transcript,
+                source=source,
                 negative_prompt=negative_prompt,
                 init_audio=init_audio,
                 init_strength=init_strength,
@@ -164,7 +166,11 @@ def generate(
                 normalise=not raw,
                 on_step=bars("sampling"),
             )
-        _finish(audio, output, as_json)
+        _finish(made, output, as_json, video)
+
+
+def _video_options(frame_rule: str, small: bool, allow_damaged: bool) -> dict[str, Any]:
+    return {"frame_rule": frame_rule, "small_frames": small, "allow_damaged": allow_damaged}
 
 
 def edit(
@@ -185,7 +191,7 @@ def edit(
     seed: Seed = None,
     raw: Raw = False,
     threads: Threads = None,
-    memory: Annotated[str, typer.Option(help="resident or staged.")] = "resident",
+    memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """Names, types and shapes of every stage's inputs and outputs: what others rely on.
 
 Strings are dynamic dimensions: R engine rows, Q rows that attend to a context, P context tokens,
-n thinker states, B clips.
+n thinker states, B clips, seq new and past cached tokens of the thinker, S segments of video.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from omni_rt.errors import BundleError
-from omni_rt.manifest import Dims, GraphSpec, TensorSpec
+from omni_rt.manifest import Dims, GraphSpec, TensorSpec, ThinkerDims
+
+# Synchformer's input is the same in every model (spec SYNCHFORMER §0).
+SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_HOP, SYNC_FRAME_PX = 16, 8, 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,12 @@ def _cache(dims: Dims, rows: int | str) -> list[TensorSpec]:
     ]
 
 
+def _thinker(dims: Dims) -> ThinkerDims:
+    if dims.thinker is None:
+        raise BundleError("a thinker's graph without the thinker's sizes in dims.thinker")
+    return dims.thinker
+
+
 def _thinker_embed(dims: Dims) -> Ports:
     return Ports(
         inputs=(_port("input_ids", "batch", "seq", dtype="int64"),),
@@ -41,14 +50,68 @@ def _thinker_embed(dims: Dims) -> Ports:
     )
 
 
-def _thinker_cond(dims: Dims) -> Ports:
+def _audio_tower(dims: Dims) -> Ports:
+    thinker = _thinker(dims)
+    frames = thinker.chunk_frames
     return Ports(
         inputs=(
-            _port("inputs_embeds", "batch", "seq", dims.hidden_width),
-            _port("position_ids", 3, "batch", "seq", dtype="int64"),
-            _port("attention_mask", "batch", "seq", dtype="int64"),
+            _port("mel", "chunks", thinker.mel_bands, frames),
+            _port("lengths", "chunks", dtype="int64"),
         ),
+        outputs=(_port("audio_embeds", "chunks", frames // 4, dims.hidden_width),),
+    )
+
+
+def _vision_tower(dims: Dims) -> Ports:
+    return Ports(
+        inputs=(
+            _port("pixels", "grids", "patches", _thinker(dims).patch_values),
+            _port("pos_hw", "patches", 2, dtype="int64"),
+            _port("window_id", "patches", dtype="int64"),
+        ),
+        outputs=(_port("vision_embeds", "grids", "tokens", dims.hidden_width),),
+    )
+
+
+def _new_tokens(dims: Dims, visible: str) -> list[TensorSpec]:
+    """New tokens, their positions, and which of all tokens may be seen."""
+    return [
+        _port("inputs_embeds", "batch", "seq", dims.hidden_width),
+        _port("position_ids", 3, "batch", "seq", dtype="int64"),
+        _port("attention_mask", "batch", visible, dtype="int64"),
+    ]
+
+
+def _thinker_cond(dims: Dims) -> Ports:
+    return Ports(
+        inputs=tuple(_new_tokens(dims, "seq")),
         outputs=(_port("hidden", "batch", "seq", dims.hidden_width),),
+    )
+
+
+def _thinker_cache(dims: Dims, when: str, tokens: str) -> list[TensorSpec]:
+    """past_k_00, past_v_00 …: keys and values of every layer of the thinker."""
+    thinker = _thinker(dims)
+    return [
+        _port(f"{when}_{part}_{layer:02d}", "batch", thinker.kv_heads, tokens, thinker.head_width)
+        for layer in range(thinker.layers)
+        for part in "kv"
+    ]
+
+
+def _thinker_lm(dims: Dims) -> Ports:
+    logits = _port("logits", "batch", 1, _thinker(dims).vocabulary)
+    return Ports(
+        inputs=(*_new_tokens(dims, "total"), *_thinker_cache(dims, "past", "past")),
+        outputs=(logits, *_thinker_cache(dims, "present", "total")),
+    )
+
+
+def _synchformer(dims: Dims) -> Ports:
+    pixels = SYNC_FRAME_PX
+    return Ports(
+        inputs=(_port("frames", "S", SYNC_SEGMENT_FRAMES, 3, pixels, pixels),),
+        outputs=(_port("sync", "rows", dims.sync_width),),
     )
 
 
@@ -112,7 +175,11 @@ def _vae_encoder(dims: Dims) -> Ports:
 
 PORTS: Mapping[str, Callable[[Dims], Ports]] = {
     "thinker_embed": _thinker_embed,
+    "audio_tower": _audio_tower,
+    "vision_tower": _vision_tower,
     "thinker_cond": _thinker_cond,
+    "thinker_lm": _thinker_lm,
+    "synchformer": _synchformer,
     "transcript": _transcript,
     "context": _context,
     "signal": _signal,

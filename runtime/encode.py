@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +15,11 @@ from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims
 from omni_rt.preprocess import chat, transcript
-from omni_rt.preprocess.positions import text_positions
 from omni_rt.preprocess.waveform import fitted, mono, read_clip
+from omni_rt.senses import Senses
 from omni_rt.tasks import VOICE_S, Edit, Request
+from omni_rt.thinker import Item, Thinker
+from omni_rt.video import Window
 
 Floats = NDArray[np.float32]
 
@@ -114,19 +116,23 @@ class Prepared:
 class Encoder:
     """Runs the stages before the loop."""
 
-    def __init__(self, bundle: Bundle, pool: EnginePool) -> None:
+    def __init__(self, bundle: Bundle, pool: EnginePool, senses: Senses, thinker: Thinker) -> None:
         self._bundle, self._pool = bundle, pool
+        self._senses, self._thinker = senses, thinker
 
     @property
     def _dims(self) -> Dims:
         return self._bundle.manifest.dims
 
-    @cached_property
-    def _tokenizer(self) -> chat.Tokenizer:
-        return chat.Tokenizer(self._bundle.tokenizer_path)
-
-    def encode(self, request: Request, *, negative_prompt: str | None = None) -> Conditioning:
-        """The conditioning of a request: thinker states, transcript ids, waveform."""
+    def encode(
+        self,
+        request: Request,
+        *,
+        windows: Iterable[Window] = (),
+        negative_prompt: str | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[Conditioning]:
+        """The conditioning of a request, or of each window of its video."""
         words = request.spoken()
         ids = None if words is None else transcript.transcript_ids(words, self._bundle.vocabulary)
         if ids is not None and len(ids) > self._dims.transcript_ids:
@@ -135,16 +141,36 @@ class Encoder:
                 f"at most {self._dims.transcript_ids} fit: split the text"
             )
         user = request.user_text(self._bundle.prompts)
+        example = request.example()
+        items: list[Item] = []
+        if example is not None:
+            items.append(self._senses.heard(read_clip(example, what="audio"), cancel))
         negative = None
         if negative_prompt is not None:
             text = chat.check_text(negative_prompt, what="negative_prompt")
-            negative = self._hidden(request.system, request.negative_text(text))
-        return Conditioning(
-            hidden=self._hidden(request.system, user),
-            transcript_ids=ids,
-            waveform=self._waveform(request),
-            negative_hidden=negative,
-        )
+            negative = self._hidden(request.system, request.negative_text(text), ())
+        footage = request.footage()
+        if footage is None:
+            return [
+                Conditioning(
+                    hidden=self._hidden(request.system, user, items),
+                    transcript_ids=ids,
+                    waveform=self._waveform(request),
+                    negative_hidden=negative,
+                )
+            ]
+        found = []
+        for window in windows:
+            seen = self._senses.seen(window.slow_frames, small=footage.small, cancel=cancel)
+            hidden = self._hidden(request.system, user, [seen, *items])
+            found.append(
+                Conditioning(
+                    hidden=shorten(hidden, self._dims.context_tokens),
+                    sync=self._senses.sync(window.sync_frames, cancel),
+                    negative_hidden=negative,
+                )
+            )
+        return found
 
     def _waveform(self, request: Request) -> Floats | None:
         given = request.clip()
@@ -156,22 +182,18 @@ class Encoder:
         kept = window if editing else min(window, round(VOICE_S * rate))
         return fitted(mono(clip, rate_hz=rate)[:kept], window)
 
-    def _hidden(self, system: str, user: str) -> Floats:
+    def _hidden(self, system: str, user: str, items: Sequence[Item]) -> Floats:
         """Thinker states [n, W] of a system and a user turn."""
-        ids = self._tokenizer.encode(chat.layout(self._bundle.prompts[system], user))[None]
-        length, most = ids.shape[1], self._dims.context_tokens
-        limit = min(_LONGEST_PROMPT * most, self._bundle.manifest.text.max_positions or length)
-        if length > limit:
-            raise RequestError(f"the prompt is {length} tokens long; at most {limit} are accepted")
-        if length > most:
-            _log.warning("prompt of %d tokens: interpolated to the %d of the model", length, most)
-        embeds = self._pool.get("thinker_embed").run(input_ids=ids)["inputs_embeds"]
-        hidden = self._pool.get("thinker_cond").run(
-            inputs_embeds=embeds,
-            position_ids=text_positions(length),
-            attention_mask=np.ones((1, length), dtype=np.int64),
-        )["hidden"]
-        return np.asarray(hidden[0], dtype=np.float32)
+        text = chat.layout(self._bundle.prompts[system], user)
+        prompt = self._thinker.prompt(text, items)
+        words, most = self._thinker.text_tokens(prompt), self._dims.context_tokens
+        if words > _LONGEST_PROMPT * most:
+            raise RequestError(
+                f"the prompt is {words} tokens long; at most {_LONGEST_PROMPT * most} are accepted"
+            )
+        if words > most:
+            _log.warning("prompt of %d tokens: interpolated to the %d of the model", words, most)
+        return self._thinker.hidden(prompt)
 
     def prepare(self, conditioning: Conditioning, *, with_negative: bool) -> Prepared:
         """Keys, values and prepended tokens: all that does not change over the steps."""

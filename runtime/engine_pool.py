@@ -12,15 +12,20 @@ from omni_rt.errors import EngineError, RequestError
 Device = Literal["auto", "cpu"]
 Memory = Literal["resident", "staged"]
 
-_PHASE = {
-    "thinker_embed": "encode",
-    "thinker_cond": "encode",
-    "transcript": "prepare",
-    "context": "prepare",
-    "signal": "prepare",
-    "dit_step": "sample",
-    "vae_decoder": "decode",
-    "vae_encoder": "decode",
+# What a stage is used in; in `staged` memory, stages without a phase in common take turns.
+_PHASES = {
+    "audio_tower": {"sense"},
+    "vision_tower": {"sense"},
+    "synchformer": {"sense"},
+    "thinker_embed": {"encode", "answer"},
+    "thinker_cond": {"encode"},
+    "thinker_lm": {"answer"},
+    "transcript": {"prepare"},
+    "context": {"prepare"},
+    "signal": {"prepare"},
+    "dit_step": {"sample"},
+    "vae_decoder": {"decode"},
+    "vae_encoder": {"decode"},
 }
 
 
@@ -68,6 +73,6 @@ class EnginePool:
             self._loaded.clear()
 
     def _release_other_phases(self, stage: str) -> None:
-        others = [s for s in self._loaded if _PHASE.get(s) != _PHASE.get(stage)]
+        others = [s for s in self._loaded if not _PHASES[s] & _PHASES[stage]]
         for other in others:
             del self._loaded[other]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from omni_rt.audio import Audio, Samples, peak_normalised
-from omni_rt.encode import Conditioning
+from omni_rt.encode import Conditioning, Floats
 from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims
 from omni_rt.options import Sampling, nth_seed
@@ -45,10 +45,17 @@ def segment_count(total: int, *, segment: int, hop: int) -> int:
     return 1 if total <= segment else 1 + -(-(total - segment) // hop)
 
 
+def segment_hop(dims: Dims) -> int:
+    """Samples from one segment's start to the next: what the next one hears of the one before."""
+    if dims.window_samples < dims.clip_samples:
+        return dims.window_samples
+    return dims.clip_samples * 10 // 11  # a model whose clips are shorter than what it hears
+
+
 def generated(
     pipeline: Pipeline,
     request: Request,
-    conditioning: Conditioning,
+    conditionings: Sequence[Conditioning],
     how: Sampling,
     *,
     seed: int,
@@ -56,22 +63,22 @@ def generated(
 ) -> Iterator[Samples]:
     """Pieces of a generation, `total` samples in all.
 
-    Beyond one window each segment hears the one before through its log-mel, as the original's
-    demo does (spec UPSTREAM §10): 10 s hop, what overlaps is cross-faded, seed + index.
+    conditionings: one per segment of a video, or one for all. Beyond one window each segment hears
+    the one before through its log-mel, as the original's demo does (spec UPSTREAM §10): 10 s hop,
+    what overlaps is cross-faded, seed + index.
     """
-    dims = pipeline.dims
-    hop = dims.window_samples
-    if hop >= dims.clip_samples:  # a model whose clips are shorter than what it hears
-        hop = dims.clip_samples * 10 // 11
+    dims, hop = pipeline.dims, segment_hop(pipeline.dims)
     count = segment_count(total, segment=dims.clip_samples, hop=hop)
 
     def segments() -> Iterator[Samples]:
-        now = conditioning
+        before: Floats | None = None
         for i in range(count):
+            own = conditionings[min(i, len(conditionings) - 1)]
+            now = own if before is None else replace(own, waveform=before)
             clip = pipeline.clips([now], [nth_seed(seed, i)], how, how.progress_of(i, count))[0]
             yield clip
             heard = peak_normalised(clip)[:, :hop].mean(axis=0)
-            now = replace(conditioning, waveform=fitted(heard, dims.window_samples))
+            before = fitted(heard, dims.window_samples)
 
     if count == 1:
         return iter([finished(request, next(segments()), dims, total)])

@@ -11,11 +11,47 @@ from typing import Any, Literal
 from omni_rt import strict_json
 from omni_rt.errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 << 20
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "int4"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkerDims:
+    """Sizes of the thinker and its two towers (spec THINKER §0)."""
+
+    layers: int
+    kv_heads: int
+    head_width: int
+    vocabulary: int
+    max_positions: int  # tokens of its context
+    mel_bands: int
+    chunk_frames: int  # mel frames (10 ms each) of one chunk of the audio tower
+    patch_px: int
+    temporal_patch: int  # frames per grid
+    merge: int  # merge × merge patches become one token
+    window_px: int  # of the vision tower's local attention
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: colours, frames, rows, columns."""
+        return 3 * self.temporal_patch * self.patch_px**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialIds:
+    """Token ids with a meaning (spec THINKER §3.1)."""
+
+    audio: int
+    image: int
+    video: int
+    audio_bos: int
+    audio_eos: int
+    vision_bos: int
+    vision_eos: int
+    stop: tuple[int, ...]  # an answer ends at any of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +78,7 @@ class Dims:
     downsampling_ratio: int  # samples per latent frame
     window_samples: int  # of the waveform that conditions
     clip_samples: int  # of the waveform that comes out
+    thinker: ThinkerDims | None  # None: exported without it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +110,7 @@ class TextSpec:
     tokenizer: str | None
     prompts: str | None
     vocabulary: str | None
-    max_positions: int | None  # of the thinker's context
+    special_ids: SpecialIds | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +180,10 @@ def parse_manifest(raw: object) -> Manifest:
 
 
 def _check_dims(dims: Dims) -> None:
-    wrong = [f.name for f in fields(dims) if getattr(dims, f.name) < 1]
+    sizes = {f.name: getattr(dims, f.name) for f in fields(dims) if f.name != "thinker"}
+    if dims.thinker is not None:
+        sizes |= {f"thinker.{f.name}": getattr(dims.thinker, f.name) for f in fields(dims.thinker)}
+    wrong = [name for name, value in sizes.items() if value < 1]
     if wrong:
         raise BundleError(f"manifest.dims: {', '.join(wrong)} must be positive")
 

@@ -49,7 +49,7 @@ class Sampling:
             raise RequestError(f"on_step must be callable, got {self.on_step!r}")
         if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
             raise RequestError(f"cancel must be a threading.Event, got {self.cancel!r}")
-        if not (_is_number(self.rescale) and 0 <= self.rescale <= 1):
+        if not (is_number(self.rescale) and 0 <= self.rescale <= 1):
             raise RequestError(f"rescale must be between 0 and 1, got {self.rescale!r}")
 
     @property
@@ -67,12 +67,13 @@ class Sampling:
 
 def _is_finite(value: object) -> bool:
     try:
-        return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+        return is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:  # an integer beyond every float
         return False
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """A real number of Python or NumPy, and no bool."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
@@ -93,7 +94,7 @@ def nth_seed(seed: int, index: int) -> int:
 
 def checked_duration(duration_s: float) -> float:
     """A duration above 0 and at most ten minutes. Raises RequestError."""
-    if not (_is_number(duration_s) and 0 < duration_s <= MAX_DURATION_S):
+    if not (is_number(duration_s) and 0 < duration_s <= MAX_DURATION_S):
         raise RequestError(
             f"duration_s must be above 0 and at most {MAX_DURATION_S:g}, got {duration_s!r}"
         )
@@ -104,6 +105,6 @@ def checked_strength(strength: float | None) -> float:
     """How much of an initial clip remains, in (0, 1); a half if not said. Raises RequestError."""
     if strength is None:
         return 0.5
-    if not (_is_number(strength) and 0 < strength < 1):
+    if not (is_number(strength) and 0 < strength < 1):
         raise RequestError(f"init_strength must lie between 0 and 1, got {strength!r}")
     return float(strength)

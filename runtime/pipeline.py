@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+from omni_rt.answering import Answerer
 from omni_rt.audio import Audio, Samples, peak_normalised
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning, Encoder, Floats, as_floats
@@ -17,7 +18,11 @@ from omni_rt.errors import Cancelled, RequestError
 from omni_rt.options import InitialLatents, OnStep, Sampling
 from omni_rt.preprocess.waveform import channels_as, fitted
 from omni_rt.sampling import Noise, run_plan
+from omni_rt.senses import Heard, Seen, Senses
 from omni_rt.tasks import Request
+from omni_rt.thinker import Item, Thinker
+from omni_rt.understanding import Answering, Reply, Turn, conversation_text, text_pieces
+from omni_rt.video import Window
 
 MAX_BATCH = 64
 MAX_RENOISE_BYTES = 1 << 30
@@ -36,14 +41,17 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, pool: EnginePool) -> None:
         self.bundle, self.dims = bundle, bundle.manifest.dims
-        self._pool, self._encoder = pool, Encoder(bundle, pool)
+        self._pool, self._senses = pool, Senses(bundle, pool)
+        self._thinker = Thinker(bundle, pool, self._senses.cache)
+        self._encoder = Encoder(bundle, pool, self._senses, self._thinker)
+        self._answerer = Answerer(bundle, pool, self._thinker)
         self._lock = threading.Lock()
         self._holder: int | None = None  # the thread whose request runs
 
     @contextmanager
     def _exclusive(self, cancel: threading.Event | None = None) -> Iterator[None]:
         if self._holder == threading.get_ident():
-            raise RequestError("on_step may not use the session whose request it is told about")
+            raise RequestError("a callback may not use the session whose request it is told about")
         while not self._lock.acquire(timeout=_CANCEL_POLL_S):
             if cancel is not None and cancel.is_set():
                 raise Cancelled("cancelled by the caller while waiting for another request")
@@ -60,12 +68,73 @@ class Pipeline:
         for stage in ("thinker_embed", "thinker_cond", *_ALWAYS_NEEDED, *stages):
             self.bundle.graph(stage)
 
+    def require_answers(self, *, hears: bool, sees: bool) -> None:
+        """Raise BundleError now if the bundle lacks what an answer needs."""
+        towers = ["audio_tower"] * hears + ["vision_tower"] * sees
+        for stage in ("thinker_embed", "thinker_lm", *towers):
+            self.bundle.graph(stage)
+
     def encode(
-        self, request: Request, negative_prompt: str | None, cancel: threading.Event | None = None
-    ) -> Conditioning:
-        """The model's inputs for a request."""
+        self,
+        request: Request,
+        negative_prompt: str | None,
+        cancel: threading.Event | None = None,
+        *,
+        windows: Iterable[Window] = (),
+    ) -> list[Conditioning]:
+        """The model's inputs for a request: one, or for a video one per window."""
         with self._exclusive(cancel):
-            return self._encoder.encode(request, negative_prompt=negative_prompt)
+            return self._encoder.encode(
+                request, windows=windows, negative_prompt=negative_prompt, cancel=cancel
+            )
+
+    def heard(self, clip: Audio, cancel: threading.Event | None = None) -> Heard:
+        """A recording as the thinker's tokens."""
+        with self._exclusive(cancel):
+            return self._senses.heard(clip, cancel)
+
+    def seen(
+        self,
+        frames: NDArray[np.uint8],
+        *,
+        small: bool,
+        sound: Heard | None,
+        cancel: threading.Event | None = None,
+    ) -> Seen:
+        """A video's frames as the thinker's tokens."""
+        with self._exclusive(cancel):
+            return self._senses.seen(frames, small=small, sound=sound, cancel=cancel)
+
+    def answer(
+        self, history: Sequence[Turn], question: str, media: Sequence[Item], how: Answering
+    ) -> Reply:
+        """An answer of the thinker, told to `how.stream` as it comes."""
+        system = self.bundle.prompts["SYSTEM_UNDERSTANDING"]
+        text = conversation_text(system, history, question, media)
+        before = [item for turn in history for item in turn.media]
+        with self._exclusive(how.cancel):
+            prompt = self._thinker.prompt(text, [*before, *media])
+            room = self._thinker.max_positions - prompt.length
+            if room < 1:
+                raise RequestError(f"the prompt of {prompt.length} tokens leaves no room to answer")
+            most = min(how.max_new_tokens, room)
+            reused = self._answerer.known(prompt)
+            tokens = self._answerer.tokens(
+                prompt, how.choice, seed=how.seed, most=most, cancel=how.cancel
+            )
+            count, answer = 0, ""
+            for count, piece in text_pieces(self._thinker.tokenizer, tokens):  # noqa: B007
+                answer += piece
+                if piece and how.stream is not None:
+                    how.stream(piece)
+        return Reply(
+            text=answer,
+            history=(*history, Turn(question=question, answer=answer, media=tuple(media))),
+            tokens=count,
+            complete=self._answerer.finished,
+            prompt_tokens=prompt.length,
+            reused_tokens=reused,
+        )
 
     def initial_latents(
         self, clip: Audio, *, strength: float, cancel: threading.Event | None = None
@@ -156,6 +225,8 @@ class Pipeline:
         """Let go of the engines once no request runs."""
         with self._exclusive():
             self._pool.close()
+            self._answerer.forget()
+            self._senses.cache.clear()
 
 
 def _raise_if(cancel: threading.Event | None) -> None:

@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from omni_rt.answering import TokenChoice
 from omni_rt.audio import Audio, Samples
 from omni_rt.bundle import Bundle, Progress
 from omni_rt.encode import Conditioning, Floats
 from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
 from omni_rt.errors import BundleError, RequestError
-from omni_rt.longform import edited, finished, generated, requested_samples
+from omni_rt.longform import (
+    edited,
+    finished,
+    generated,
+    requested_samples,
+    segment_count,
+    segment_hop,
+)
 from omni_rt.options import (
     OnStep,
     Sampling,
@@ -28,8 +36,21 @@ from omni_rt.options import (
 )
 from omni_rt.pipeline import Pipeline, check_batch
 from omni_rt.plans import Plan, make_plan
+from omni_rt.preprocess.chat import check_text
 from omni_rt.preprocess.waveform import read_clip
-from omni_rt.tasks import EDITING, GENERATION, VOICE_S, Clip, Edit, Request, make_request
+from omni_rt.tasks import EDITING, GENERATION, VOICE_S, Clip, Edit, Footage, Request, make_request
+from omni_rt.thinker import Item
+from omni_rt.understanding import (
+    TRANSCRIBE,
+    TRANSCRIPT_TOKENS,
+    Answering,
+    OnText,
+    Reply,
+    Turn,
+    VideoBudget,
+    checked_history,
+)
+from omni_rt.video import FrameRule, Window, probe, sound, understanding_frames, windows
 
 DEFAULT_DURATION_S = 10.0
 
@@ -70,9 +91,15 @@ class Session:
         task: str,
         *,
         prompt: str | None = None,
+        video: str | Path | None = None,
+        audio: Clip | None = None,
         voice: Clip | None = None,
         voice_transcript: str | None = None,
         transcript: str | None = None,
+        source: Clip | None = None,
+        frame_rule: FrameRule | None = None,
+        small_frames: bool | None = None,
+        allow_damaged: bool | None = None,
         negative_prompt: str | None = None,
         init_audio: Clip | None = None,
         init_strength: float | None = None,
@@ -85,24 +112,31 @@ class Session:
         on_step: OnStep | None = None,
         cancel: threading.Event | None = None,
     ) -> Audio:
-        """Sound for a task: "T2A", "T2M", "TTS" or "VC" (see `omni_rt.tasks` for what each takes).
+        """Sound for a task: "T2A", "T2M", "V2A", "V2M", "TTS" or "VC".
 
-        init_audio: a clip to vary; init_strength in (0, 1) says how much of it remains: sampling
-        starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ. duration_s: 10, or one window if
-        that is shorter; trimmed below one window (10.96 s officially), joined from segments above
-        it (T2A, T2M). normalise: divide by
-        the peak, as the original does. on_step(done, total) is called after every step; `cancel`
+        What each takes is in `omni_rt.tasks`: prompt, video (a file, or a picture), audio (a
+        recording to go by), voice, source. init_audio: a clip to vary; init_strength in (0, 1) says
+        how much of it remains: sampling starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ.
+        duration_s: the video's, else 10, or one window if that is shorter; trimmed below one window
+        (10.96 s officially), joined from segments above it (T2A, T2M, V2A, V2M). normalise: divide
+        by the peak, as the original does. on_step(done, total) is called after every step; `cancel`
         stops within one. The same seed gives the same bits; None draws one (see `Audio.made`).
 
         Raises RequestError, Cancelled or EngineError; the session stays usable after each.
         """
         given = {
             "prompt": prompt,
+            "video": video,
+            "audio": audio,
             "voice": voice,
             "voice_transcript": voice_transcript,
             "transcript": transcript,
+            "source": source,
+            "frame_rule": frame_rule,
+            "small_frames": small_frames,
+            "allow_damaged": allow_damaged,
         }
-        request = make_request(task, given, among=GENERATION)
+        request = self._complete(make_request(task, given, among=GENERATION), cancel)
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         if init_audio is not None:
             how = self._starting_from(init_audio, init_strength, how)
@@ -130,6 +164,7 @@ class Session:
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         if not isinstance(request, Request) or isinstance(request, Edit):
             raise RequestError(f"generate_segments takes a generation request, got {request!r:.80}")
+        request = self._complete(request, cancel)
         seed = checked_seed(seed)
         pieces = self._pieces(request, how, seed, duration_s, negative_prompt)
         return (self._audio([piece], request, how, seed) for piece in pieces)
@@ -162,13 +197,13 @@ class Session:
             "source_category": source_category,
             "target_category": target_category,
         }
-        request = _with_clip_read(make_request(task, given, among=EDITING))
+        request = _with_clips_read(make_request(task, given, among=EDITING))
         assert isinstance(request, Edit)
         assert isinstance(request.source, Audio)
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         seed = checked_seed(seed)
         self._check(request, how, negative_prompt)
-        conditioning = self._pipeline.encode(request, negative_prompt, cancel)
+        (conditioning,) = self._pipeline.encode(request, negative_prompt, cancel)
         samples = edited(self._pipeline, request.source, conditioning, how, seed=seed)
         return self._audio([samples], request, how, seed)
 
@@ -196,14 +231,15 @@ class Session:
         if not len(drawn) == len(negatives) == len(requests):
             raise RequestError("seeds and negative_prompts must be as many as the requests")
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
-        read = [_with_clip_read(request) for request in requests]
+        read = [self._complete(request, cancel) for request in requests]
         if None in negatives and any(n is not None for n in negatives):
             raise RequestError("a batch has negative prompts for all its requests, or for none")
         for request, negative in zip(read, negatives, strict=True):
             self._check(request, how, negative)
         totals = [self._window_samples(request, duration_s) for request in read]
         conditionings = [
-            self._pipeline.encode(r, n, cancel) for r, n in zip(read, negatives, strict=True)
+            self._pipeline.encode(r, n, cancel, windows=_windows(r, 1))[0]
+            for r, n in zip(read, negatives, strict=True)
         ]
         clips = self._pipeline.clips(conditionings, drawn, how, on_step)
         return [
@@ -211,9 +247,76 @@ class Session:
             for request, clip, total, seed in zip(read, clips, totals, drawn, strict=True)
         ]
 
+    def understand(
+        self,
+        question: str,
+        *,
+        audio: Clip | None = None,
+        video: str | Path | None = None,
+        history: Sequence[Turn] | Sequence[tuple[str, str]] | None = None,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stream: OnText | None = None,
+        cancel: threading.Event | None = None,
+        video_sound: bool = True,
+        frame_rule: FrameRule = "time_correct",
+        small_frames: bool = False,
+        allow_damaged: bool = False,
+    ) -> Reply:
+        """A question about sound, video or both, answered in text.
+
+        audio: at most 5 minutes are heard. video: a file or a picture; its own sound is heard with
+        it unless `video_sound` is False or it has none. history: the last reply's, to go on with
+        that conversation; what was computed for it is not computed again. temperature 0 takes the
+        likeliest token, so the answer is the same every time; above it `seed` (drawn if None),
+        top_k and top_p say how tokens are drawn. stream(text) is called with each piece of the
+        answer. The other arguments are those of V2A.
+
+        Raises RequestError, Cancelled or EngineError; the session stays usable after each.
+        """
+        how = Answering(
+            max_new_tokens=max_new_tokens,
+            choice=TokenChoice(temperature=temperature, top_k=top_k, top_p=top_p),
+            seed=checked_seed(seed),
+            stream=stream,
+            cancel=cancel,
+        )
+        check_text(question, what="question")
+        turns = checked_history(history)
+        self._pipeline.require_answers(hears=audio is not None, sees=video is not None)
+        media: list[Item] = []
+        if video is not None:
+            footage = Footage(
+                path=video, rule=frame_rule, small=small_frames, allow_damaged=allow_damaged
+            )
+            media.append(self._seen(footage, with_sound=video_sound, cancel=cancel))
+        if audio is not None:
+            media.append(self._pipeline.heard(read_clip(audio, what="audio"), cancel))
+        return self._pipeline.answer(turns, question, media, how)
+
+    def transcribe(self, speech: Clip, *, cancel: threading.Event | None = None) -> str:
+        """The words spoken in a recording, as the thinker hears them.
+
+        Raises RequestError if it hears none.
+        """
+        reply = self.understand(
+            TRANSCRIBE, audio=speech, max_new_tokens=TRANSCRIPT_TOKENS, cancel=cancel
+        )
+        words = " ".join(reply.text.split())
+        if not words:
+            raise RequestError("no words were heard in the recording: give its transcript")
+        return words
+
     def encode(self, request: Request, *, negative_prompt: str | None = None) -> Conditioning:
-        """The model's inputs for a request: the first of the three phases."""
-        return self._pipeline.encode(_with_clip_read(request), negative_prompt)
+        """The model's inputs for a request: the first of the three phases.
+
+        Of a video these are the inputs for its first window (10 s).
+        """
+        request = self._complete(request, None)
+        return self._pipeline.encode(request, negative_prompt, windows=_windows(request, 1))[0]
 
     def sample(
         self,
@@ -305,17 +408,22 @@ class Session:
         """The pieces of a generation; everything is checked and encoded before this returns."""
         dims = self._pipeline.dims
         self._check(request, how, negative_prompt)
-        total = self._total(duration_s, long=request.long)
+        total = self._total(duration_s, request)
         if how.initial is not None and total > dims.clip_samples:
             raise RequestError("init_audio varies one window: duration_s is too long for it")
-        request = _with_clip_read(request)
-        conditioning = self._pipeline.encode(request, negative_prompt, how.cancel)
-        return generated(self._pipeline, request, conditioning, how, seed=seed, total=total)
+        count = segment_count(total, segment=dims.clip_samples, hop=segment_hop(dims))
+        conditionings = self._pipeline.encode(
+            request, negative_prompt, how.cancel, windows=_windows(request, count)
+        )
+        return generated(self._pipeline, request, conditionings, how, seed=seed, total=total)
 
     def _check(self, request: Request, how: Sampling, negative_prompt: str | None) -> None:
         """Raise before anything runs if the bundle or the options cannot serve the request."""
         speech = not isinstance(request, Edit) and request.spoken() is not None
-        self._pipeline.require(*(["transcript"] if speech else []))
+        needed = ["transcript"] if speech else []
+        needed += ["vision_tower", "synchformer"] if request.footage() is not None else []
+        needed += ["audio_tower"] if request.example() is not None else []
+        self._pipeline.require(*needed)
         if negative_prompt is not None and not how.guided:
             raise RequestError("a negative prompt needs guidance: cfg_scale is 1")
         if speech and request.clip() is not None:
@@ -325,18 +433,61 @@ class Session:
                     f"this model makes {window_s:.2f} s: no room beside a voice prompt"
                 )
 
-    def _total(self, duration_s: float | None, *, long: bool) -> int:
-        dims = self._pipeline.dims
+    def _total(self, duration_s: float | None, request: Request, *, long: bool = True) -> int:
+        """How many samples to make: as asked for, as the video lasts, or ten seconds."""
+        dims, footage = self._pipeline.dims, request.footage()
+        if duration_s is None and footage is not None:
+            info = probe(footage.path)
+            duration_s = None if info.is_image else info.duration_s
+            duration_s = self._one_window_s(duration_s) if not long else duration_s
         if duration_s is None:
             return min(round(DEFAULT_DURATION_S * dims.sample_rate_hz), dims.clip_samples)
-        return requested_samples(dims, checked_duration(duration_s), long=long)
+        return requested_samples(dims, checked_duration(duration_s), long=long and request.long)
+
+    def _one_window_s(self, duration_s: float | None) -> float | None:
+        """A video's duration, at most what one window makes."""
+        window_s = self._pipeline.dims.clip_samples / self.sample_rate_hz
+        return None if duration_s is None else min(duration_s, window_s)
 
     def _window_samples(self, request: Request, duration_s: float | None) -> int:
         """How many samples of one window a request of a batch keeps."""
         if not isinstance(request, Edit):
-            return self._total(duration_s, long=False)
+            return self._total(duration_s, request, long=False)
         assert isinstance(request.source, Audio)
         return requested_samples(self._pipeline.dims, request.source.duration_s, long=False)
+
+    def _complete(self, request: Request, cancel: threading.Event | None) -> Request:
+        """The request with its recordings read, and the words in them heard if not given."""
+        request = _with_clips_read(request)
+        changes = {}
+        for given, words in _WORDS_OF.items():
+            recording = getattr(request, given, None)
+            if recording is not None and getattr(request, words, "") is None:
+                changes[words] = self.transcribe(_first(recording, given), cancel=cancel)
+        return replace(request, **changes) if changes else request
+
+    def _seen(self, footage: Footage, *, with_sound: bool, cancel: threading.Event | None) -> Item:
+        """A video, and its sound if it has one, as the thinker's tokens."""
+        heard = None
+        info = probe(footage.path)
+        if with_sound and info.has_audio:
+            self.bundle.graph("audio_tower")
+            track = sound(footage.path)
+            assert track is not None
+            heard = self._pipeline.heard(track, cancel)
+        budget = VideoBudget(
+            context_tokens=self.bundle.thinker_dims.max_positions,
+            sound_tokens=0 if heard is None else heard.tokens,
+            small=footage.small,
+        )
+        frames = understanding_frames(
+            footage.path,
+            most_frames=budget.most_frames,
+            rule=footage.rule,
+            allow_damaged=footage.allow_damaged,
+            size=budget.size,
+        )
+        return self._pipeline.seen(frames, small=footage.small, sound=heard, cancel=cancel)
 
     def _starting_from(self, clip: Clip, strength: float | None, how: Sampling) -> Sampling:
         """`how` from a clip's latents, its plan rebuilt to start at their σ."""
@@ -364,16 +515,38 @@ class Session:
         return Audio(samples, self.sample_rate_hz, made)
 
 
-def _with_clip_read(request: Request) -> Request:
-    """The request with its recording decoded and checked, so that it is read once."""
+# Recordings of a request, and the field for the words spoken in each.
+_WORDS_OF = {"voice": "voice_transcript", "source": "transcript"}
+
+
+def _first(recording: Audio, given: str) -> Audio:
+    """What of a recording is used: of a voice its first seconds."""
+    if given != "voice":
+        return recording
+    kept = recording.samples[:, : round(VOICE_S * recording.sample_rate_hz)]
+    return replace(recording, samples=kept)
+
+
+def _with_clips_read(request: Request) -> Request:
+    """The request with its recordings decoded and checked, so that they are read once."""
     if not isinstance(request, Request):
         raise RequestError(f"a request is one of omni_rt's, such as TextToAudio, got {request!r}")
-    given = request.clip()
-    if given is None:
-        return request
-    name = "source" if isinstance(request, Edit) else "voice"
-    changes: dict[str, Any] = {name: read_clip(given, what=name)}
-    return replace(request, **changes)
+    changes: dict[str, Any] = {
+        name: read_clip(getattr(request, name), what=name)
+        for name in ("source", "voice", "audio")
+        if getattr(request, name, None) is not None
+    }
+    return replace(request, **changes) if changes else request
+
+
+def _windows(request: Request, count: int) -> Iterator[Window]:
+    """The windows of a request's video, decoded as they are asked for."""
+    footage = request.footage()
+    if footage is None:
+        return iter(())
+    return windows(
+        footage.path, rule=footage.rule, count=count, allow_damaged=footage.allow_damaged
+    )
 
 
 def _for_record(value: Any) -> Any:

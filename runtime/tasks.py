@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 from omni_rt.audio import Audio
 from omni_rt.errors import RequestError
-from omni_rt.preprocess.chat import check_text, fill
+from omni_rt.preprocess.chat import AUDIO_TAG, VIDEO_TAG, check_text, fill
 from omni_rt.preprocess.transcript import spoken_text
+from omni_rt.video import FrameRule
 
 Clip: TypeAlias = "str | Path | Audio"
 
 VOICE_S = 6.0  # the model was trained on voice prompts of at most this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footage:
+    """A video file and how it is looked at."""
+
+    path: str | Path
+    rule: FrameRule
+    small: bool
+    allow_damaged: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, (str, Path)):
+            raise RequestError(f"video must be a path, got {type(self.path).__name__}")
+        if self.rule not in get_args(FrameRule):
+            raise RequestError(
+                f"frame_rule must be one of {get_args(FrameRule)}, got {self.rule!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +60,28 @@ class Request:
         """The recording that conditions the output through its log-mel, or None."""
         return None
 
+    def example(self) -> Clip | None:
+        """The recording that the thinker hears with the prompt, or None."""
+        return None
+
+    def footage(self) -> Footage | None:
+        """The video that the output belongs to, or None."""
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Text(Request):
+    """`audio` is a recording to go by: the prompt says what to make of it."""
+
     prompt: str
+    audio: Clip | None = None
     long: ClassVar[bool] = True
 
     def user_text(self, templates: Mapping[str, str]) -> str:
-        return check_text(self.prompt, what="prompt") + "."
+        return check_text(self.prompt, what="prompt") + "." + _tag(self.audio)
+
+    def example(self) -> Clip | None:
+        return self.audio
 
     def negative_text(self, text: str) -> str:
         return text + "."
@@ -71,6 +104,62 @@ class TextToMusic(_Text):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Video(Request):
+    """Sound for a video, or for a picture that stands still.
+
+    `prompt` may be empty. `frame_rule`: "time_correct" takes frames by their time stamps,
+    "upstream_compat" by their number as the original does. `small_frames` shows the thinker
+    224 × 224 pixels instead of 336 × 336: half the tokens, and a departure from the original.
+    `allow_damaged` skips frames that cannot be decoded; without it they are an error.
+    """
+
+    video: str | Path
+    prompt: str = ""
+    audio: Clip | None = None
+    frame_rule: FrameRule = "time_correct"
+    small_frames: bool = False
+    allow_damaged: bool = False
+    long: ClassVar[bool] = True
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        words = self.prompt
+        if words != "":
+            check_text(words, what="prompt")
+        return f"{words}\n{VIDEO_TAG}{_tag(self.audio)}"
+
+    def example(self) -> Clip | None:
+        return self.audio
+
+    def footage(self) -> Footage:
+        return Footage(
+            path=self.video,
+            rule=self.frame_rule,
+            small=self.small_frames,
+            allow_damaged=self.allow_damaged,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoToAudio(_Video):
+    """The sound of what a video shows."""
+
+    task: ClassVar[str] = "V2A"
+    system: ClassVar[str] = "SYSTEM_V2A"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoToMusic(_Video):
+    """Music for a video."""
+
+    task: ClassVar[str] = "V2M"
+    system: ClassVar[str] = "SYSTEM_V2M"
+
+
+def _tag(audio: Clip | None) -> str:
+    return "" if audio is None else AUDIO_TAG
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Speech(Request):
     system: ClassVar[str] = "SYSTEM_TTS"
 
@@ -82,7 +171,8 @@ class _Speech(Request):
 class TextToSpeech(_Speech):
     """Speech of the words in `prompt`, in the timbre of `voice` where given.
 
-    `voice` (its first 6 s are used) needs `voice_transcript`, the words spoken in it.
+    Of `voice` the first 6 s are used. `voice_transcript` are the words spoken in them; a session
+    asks the thinker for them if they are not given.
     """
 
     prompt: str
@@ -94,29 +184,39 @@ class TextToSpeech(_Speech):
         words = check_text(self.prompt, what="prompt")
         if self.voice is None and self.voice_transcript is not None:
             raise RequestError("voice_transcript is given without voice")
-        if self.voice is not None and self.voice_transcript is None:
-            raise RequestError("voice needs voice_transcript, the words spoken in it")
-        if self.voice_transcript is not None:
-            check_text(self.voice_transcript, what="voice_transcript")
-        return spoken_text(words, self.voice_transcript)
+        return spoken_text(words, _said_by(self.voice, self.voice_transcript))
 
     def clip(self) -> Clip | None:
         return self.voice
 
 
+def _said_by(voice: Clip | None, transcript: str | None) -> str | None:
+    if voice is None:
+        return None
+    if transcript is None:
+        raise RequestError("voice needs voice_transcript, the words spoken in it")
+    return check_text(transcript, what="voice_transcript")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceConversion(_Speech):
-    """The words of a recording (`transcript`) in the timbre of `voice`."""
+    """The words of a recording in the timbre of `voice`.
 
-    transcript: str
+    `transcript` are those words; a session asks the thinker for them if it gets the recording as
+    `source` instead, and for `voice_transcript` if that is not given.
+    """
+
     voice: Clip
-    voice_transcript: str
+    transcript: str | None = None
+    source: Clip | None = None
+    voice_transcript: str | None = None
     task: ClassVar[str] = "VC"
 
     def spoken(self) -> str:
+        if self.transcript is None:
+            raise RequestError("VC needs transcript, the words to speak, or source, a recording")
         words = check_text(self.transcript, what="transcript")
-        reference = check_text(self.voice_transcript, what="voice_transcript")
-        return spoken_text(words, reference)
+        return spoken_text(words, _said_by(self.voice, self.voice_transcript))
 
     def clip(self) -> Clip:
         return self.voice
@@ -182,7 +282,14 @@ class StyleTransfer(Edit):
         return fill(templates["EDITING_STYLE"], values)
 
 
-GENERATION: tuple[type[Request], ...] = (TextToAudio, TextToMusic, TextToSpeech, VoiceConversion)
+GENERATION: tuple[type[Request], ...] = (
+    TextToAudio,
+    TextToMusic,
+    VideoToAudio,
+    VideoToMusic,
+    TextToSpeech,
+    VoiceConversion,
+)
 EDITING: tuple[type[Request], ...] = (Add, Remove, Extract, StyleTransfer)
 
 
@@ -215,4 +322,4 @@ def _plain(task: str) -> str:
 
 
 def _optional(kind: type[Request]) -> frozenset[str]:
-    return frozenset(f.name for f in fields(kind) if f.default is None)
+    return frozenset(f.name for f in fields(kind) if f.default is not MISSING)

@@ -27,6 +27,12 @@ def say(text: str) -> None:
     _out.print(text, markup=False)
 
 
+def stream(text: str) -> None:
+    """A piece of a line on standard output, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def note(text: str) -> None:
     """A line for the person, on standard error."""
     _err.print(text, markup=False, style="dim")

@@ -26,6 +26,7 @@ STAGE_ORIGIN = (
     "fp32 rounding: the original's velocities differ from fp64 by 5e-6 of their size at depth 3; "
     "errors of 36 independent blocks add up to sqrt(12) of that"
 )
+ENLARGED = "_enlarged_8"  # of parity arrays: 8-bit pictures to be enlarged eightfold
 FLOOR = "floor_"  # of parity arrays: an output's fp32-versus-fp64 error in the reference itself
 FLOOR_FACTOR = 4.0
 FLOOR_ORIGIN = (
@@ -49,7 +50,18 @@ def stage_inputs(bundle: Bundle, stage: str, arrays: Arrays) -> dict[str, NDArra
     known = dict(arrays)
     if stage == "dit_step":
         known |= {k: v for k, v in bundle.parity("context").items() if k[:2] in ("k_", "v_")}
+    known |= {
+        name.removesuffix(ENLARGED): enlarged(small)
+        for name, small in arrays.items()
+        if name.endswith(ENLARGED)
+    }
     return {port.name: known[port.name] for port in bundle.graph(stage).inputs}
+
+
+def enlarged(small: NDArray[np.generic]) -> NDArray[np.float32]:
+    """8-bit pictures [..., h, w] as float32 in [-1, 1], each pixel repeated to 8 × 8."""
+    levels = np.asarray(small, np.float32) / np.float32(127.5) - np.float32(1)
+    return np.repeat(np.repeat(levels, 8, axis=-2), 8, axis=-1)
 
 
 def measure_stage(bundle: Bundle, stage: str, engine: Engine) -> dict[str, Measurement]:

@@ -53,6 +53,8 @@ def standin_bundle(standin: Path) -> Path:
             checkpoint=standin / "model.safetensors",
             qwen=standin / "qwen",
             upstream=standin / "upstream",
+            synchformer=standin / "synchformer.safetensors",
+            synchformer_heads=2,
             out=standin.parent / "bundle",
             workers=2,
         )

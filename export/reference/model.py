@@ -26,7 +26,6 @@ from omni_rt.export.reference.conditioners import (
     SyncFeature,
 )
 from omni_rt.export.reference.dit import DiT, DitSizes
-from omni_rt.export.reference.thinker import Thinker, ThinkerSizes, kept_layers
 
 DIT = "model.model."
 CONDITIONERS = "conditioner.conditioners."
@@ -185,30 +184,3 @@ def load_reference(sizes: ModelSizes, tensors: Mapping[str, LazyTensor]) -> Audi
         model = AudioOmni(sizes)
     load_into(model, tensors)
     return model.eval().requires_grad_(False)
-
-
-def check_thinker(
-    sizes: ThinkerSizes, layer_index: int, tensors: Mapping[str, LazyTensor]
-) -> dict[str, LazyTensor]:
-    """The tensors that conditioning needs, checked; all decoder layers must be there and no more.
-
-    The towers, the last layer, the final norm and the head are other stages' business.
-    """
-    with parameters_on_meta():
-        whole = Thinker(sizes, kept=sizes.layers)
-        kept = Thinker(sizes, kept=kept_layers(sizes, layer_index))
-    wanted = {name: tuple(value.shape) for name, value in whole.state_dict().items()}
-    others = ("audio_tower.", "visual.", "lm_head.", "model.norm.")
-    text = {k: v for k, v in tensors.items() if not k.startswith(others)}
-    check_names_and_shapes(text, wanted, what="thinker")
-    return {name: text[name] for name in kept.state_dict()}
-
-
-def load_thinker(
-    sizes: ThinkerSizes, layer_index: int, tensors: Mapping[str, LazyTensor]
-) -> Thinker:
-    """The conditioning part of the thinker in fp32, in evaluation mode, gradients off."""
-    with parameters_on_meta():
-        thinker = Thinker(sizes, kept=kept_layers(sizes, layer_index))
-    load_into(thinker, tensors)
-    return thinker.eval().requires_grad_(False)

@@ -1,73 +1,19 @@
 """The text side of the Qwen2.5-Omni thinker (spec THINKER §0, §1, §2.3).
 
-Parameter names are the checkpoint's, below `…thinker.`; only the layers that conditioning needs
-are kept, so the last layer, the final norm and the head are never loaded.
+Parameter names are the checkpoint's, below `…thinker.`. What conditions the transformer needs
+neither the last layer nor the final norm nor the head; what answers questions needs them all.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni_rt.errors import ExportError
+from omni_rt.export.reference.thinker_config import ThinkerSizes
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThinkerSizes:
-    """The text part of `config.json → thinker_config`."""
-
-    vocabulary: int
-    width: int
-    inner: int
-    layers: int  # N, all of them
-    heads: int
-    kv_heads: int
-    head_width: int
-    eps: float
-    rope_base: float
-    rope_sections: tuple[int, ...]
-    max_positions: int
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ThinkerSizes:
-        """Read a Hugging Face configuration: the whole model's, or its thinker's."""
-        thinker = config.get("thinker_config", config)
-        text = thinker.get("text_config") if isinstance(thinker, Mapping) else None
-        if not isinstance(text, Mapping):
-            raise ExportError("thinker: config.json has no thinker_config.text_config")
-        try:
-            rope = text.get("rope_parameters") or text["rope_scaling"]
-            sizes = cls(
-                vocabulary=text["vocab_size"],
-                width=text["hidden_size"],
-                inner=text["intermediate_size"],
-                layers=text["num_hidden_layers"],
-                heads=text["num_attention_heads"],
-                kv_heads=text["num_key_value_heads"],
-                head_width=text.get("head_dim", text["hidden_size"] // text["num_attention_heads"]),
-                eps=text["rms_norm_eps"],
-                rope_base=rope.get("rope_theta", text.get("rope_theta", 1e6)),
-                rope_sections=tuple(rope["mrope_section"]),
-                max_positions=text.get("max_position_embeddings", 32_768),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
-            raise ExportError(f"thinker: config.json's text_config is wrong: {error}") from error
-        counts = (getattr(sizes, f.name) for f in fields(sizes) if f.type == "int")
-        if not all(type(count) is int and count > 0 for count in counts):
-            raise ExportError(f"thinker: config.json's sizes must be positive integers: {sizes}")
-        if 2 * sum(sizes.rope_sections) != sizes.head_width:
-            raise ExportError(
-                f"thinker: mrope_section {sizes.rope_sections} must sum to half of "
-                f"head_dim {sizes.head_width}"
-            )
-        if text.get("use_sliding_window"):
-            raise ExportError("thinker: use_sliding_window is not supported")
-        return sizes
+Cache = tuple[Tensor, Tensor]  # keys (rotated) and values, [B, kv_heads, K, d] each
 
 
 class RMSNorm(nn.Module):
@@ -91,24 +37,30 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(sizes.width, sizes.kv_heads * sizes.head_width)
         self.o_proj = nn.Linear(sizes.heads * sizes.head_width, sizes.width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Tensor:
-        """X [B, S, H]; cos, sin [B, 1, S, d]; bias [B, 1, S, S], 0 or very negative."""
-        groups = self.sizes.heads // self.sizes.kv_heads
-        q = _turn(_heads(self.q_proj(x), self.sizes.heads), cos, sin)
-        k = _turn(_heads(self.k_proj(x), self.sizes.kv_heads), cos, sin)
-        v = _heads(self.v_proj(x), self.sizes.kv_heads)
-        k, v = (_repeat_heads(part, groups) for part in (k, v))
-        scores = q @ k.transpose(-1, -2) * self.sizes.head_width**-0.5 + bias
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, past: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """X [B, S, H]; cos, sin [B, 1, S, d]; bias [B, 1, S, K], 0 or very negative.
+
+        Query heads that share keys are rows of one product, so keys are never repeated.
+        """
+        sizes, groups = self.sizes, self.sizes.heads // self.sizes.kv_heads
+        q = _turn(_heads(self.q_proj(x), sizes.heads), cos, sin)
+        k = _turn(_heads(self.k_proj(x), sizes.kv_heads), cos, sin)
+        v = _heads(self.v_proj(x), sizes.kv_heads)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        rows = q.unflatten(1, (sizes.kv_heads, groups)).flatten(2, 3)
+        scores = rows @ k.transpose(-1, -2) * sizes.head_width**-0.5
+        scores = scores.unflatten(2, (groups, x.shape[1])) + bias[:, :, None]
         weights = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
-        return self.o_proj((weights @ v).transpose(1, 2).flatten(2))
+        mixed = weights.flatten(2, 3) @ v
+        out = mixed.unflatten(2, (groups, x.shape[1])).flatten(1, 2)
+        return self.o_proj(out.transpose(1, 2).flatten(2)), (k, v)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _repeat_heads(x: Tensor, groups: int) -> Tensor:
-    return x[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -135,9 +87,13 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(sizes.width, sizes.eps)
         self.mlp = MLP(sizes)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, past: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """The layer's output, and its keys and values with those of the past before them."""
+        attended, present = self.self_attn(self.input_layernorm(x), cos, sin, bias, past)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), present
 
 
 class Decoder(nn.Module):
@@ -165,38 +121,62 @@ class Decoder(nn.Module):
         self, inputs_embeds: Tensor, position_ids: Tensor, attention_mask: Tensor
     ) -> Tensor:
         """position_ids [3, B, S] (time, height, width), attention_mask [B, S] of 0 and 1."""
+        return self.with_cache(inputs_embeds, position_ids, attention_mask, None)[0]
+
+    def with_cache(
+        self,
+        inputs_embeds: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor,
+        past: list[Cache] | None,
+        *,
+        layers: int | None = None,
+    ) -> tuple[Tensor, list[Cache]]:
+        """S new tokens after those of `past`; attention_mask [B, K] covers both.
+
+        `layers` stops after so many.
+        """
         positions = (position_ids[..., None].float() * self.axis_of_frequency).sum(0)
         angle = (positions * self.inverse_frequency).repeat(1, 1, 2)[:, None]
         dtype = inputs_embeds.dtype
         cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
-        bias = causal_bias(attention_mask, dtype)
-        x = inputs_embeds
-        for layer in self.layers:
-            x = layer(x, cos, sin, bias)
-        return x
+        bias = causal_bias(attention_mask, inputs_embeds.shape[1], dtype)
+        x, present = inputs_embeds, []
+        for i, layer in enumerate(self.layers[:layers]):
+            x, cache = layer(x, cos, sin, bias, None if past is None else past[i])
+            present.append(cache)
+        return x, present
 
 
 class DecoderWithEmbedding(Decoder):
-    def __init__(self, sizes: ThinkerSizes, *, kept: int) -> None:
+    """The decoder, the embedding before it and, where it speaks, the norm after it."""
+
+    def __init__(self, sizes: ThinkerSizes, *, kept: int, normed: bool) -> None:
         super().__init__(sizes, kept=kept)
         self.embed_tokens = nn.Embedding(sizes.vocabulary, sizes.width)
+        if normed:
+            self.norm = RMSNorm(sizes.width, sizes.eps)
 
 
-def causal_bias(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, S] of 0 and 1 → [B, 1, S, S]: 0 where query i may see key j ≤ i, very negative else."""
-    index = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    visible = (index[None, :] <= index[:, None]) & (attention_mask[:, None, None, :] > 0)
+def causal_bias(attention_mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
+    """[B, K] of 0 and 1 → [B, 1, S, K]: 0 where query i may see key j ≤ i + K − S, else −1e9."""
+    keys = attention_mask.shape[1]
+    of_key = torch.arange(keys, device=attention_mask.device)
+    of_query = torch.arange(queries, device=attention_mask.device) + (keys - queries)
+    visible = (of_key[None, :] <= of_query[:, None]) & (attention_mask[:, None, None, :] > 0)
     hidden = torch.full((), -1e4 if dtype == torch.float16 else -1e9, dtype=dtype)
     return torch.where(visible, torch.zeros((), dtype=dtype), hidden)
 
 
 class Thinker(nn.Module):
-    """Token ids → the hidden states that condition the transformer."""
+    """The text model; with `speaks` also its final norm and its head."""
 
-    def __init__(self, sizes: ThinkerSizes, *, kept: int) -> None:
+    def __init__(self, sizes: ThinkerSizes, *, kept: int, speaks: bool = False) -> None:
         super().__init__()
         self.sizes = sizes
-        self.model = DecoderWithEmbedding(sizes, kept=kept)
+        self.model = DecoderWithEmbedding(sizes, kept=kept, normed=speaks)
+        if speaks and not sizes.tied:
+            self.lm_head = nn.Linear(sizes.width, sizes.vocabulary, bias=False)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.embed_tokens(input_ids)
@@ -207,6 +187,11 @@ class Thinker(nn.Module):
         positions = torch.arange(length).expand(3, batch, length)
         mask = torch.ones(batch, length, dtype=torch.int64)
         return self.model(self.embed(input_ids), positions, mask)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Raw states [B, S, H] of the last layer → logits [B, S, vocabulary]."""
+        head = self.model.embed_tokens if self.sizes.tied else self.lm_head
+        return F.linear(self.model.norm(states), head.weight)
 
 
 def kept_layers(sizes: ThinkerSizes, layer_index: int) -> int:

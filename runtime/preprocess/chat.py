@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,9 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 }
 
 _TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
+STOP_TOKENS = (_TURN_END, "<|endoftext|>")
+AUDIO_TAG = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+VIDEO_TAG = "<|vision_bos|><|VIDEO|><|vision_eos|>"
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
 
 
@@ -37,11 +40,17 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 def layout(system: str, user: str) -> str:
     """A system turn, a user turn, and an opened assistant turn."""
-    turns = "".join(
-        f"{_TURN_START}{role}\n{text}{_TURN_END}\n"
-        for role, text in (("system", system), ("user", user))
-    )
-    return f"{turns}{_TURN_START}assistant\n"
+    return conversation(system, (), user)
+
+
+def conversation(system: str, turns: Sequence[tuple[str, str]], user: str) -> str:
+    """A system turn, past turns of user and assistant, a user turn, an opened assistant turn."""
+    said = [("system", system)]
+    for question, answer in turns:
+        said += [("user", question), ("assistant", answer)]
+    said.append(("user", user))
+    closed = "".join(f"{_TURN_START}{role}\n{text}{_TURN_END}\n" for role, text in said)
+    return f"{closed}{_TURN_START}assistant\n"
 
 
 class Tokenizer:
@@ -58,6 +67,11 @@ class Tokenizer:
     def encode(self, text: str) -> NDArray[np.int64]:
         """Ids [n] of a prompt, special tokens recognised, nothing added."""
         return np.array(self._loaded.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out; bytes that are no character yet as U+FFFD."""
+        text: str = self._loaded.decode(list(ids), skip_special_tokens=True)
+        return text
 
 
 def check_text(text: object, *, what: str) -> str:

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from omni_rt import ExportError
 from omni_rt.export.checkpoint import THINKER_PREFIX, open_checkpoint, open_thinker_folder
 from omni_rt.export.config import read_config
-from omni_rt.export.reference.model import check_thinker, checked_tensors
-from omni_rt.export.reference.thinker import ThinkerSizes
+from omni_rt.export.reference.model import checked_tensors
+from omni_rt.export.reference.thinker_config import ThinkerSizes
+from omni_rt.export.reference.thinker_files import check_thinker
 
 
 @pytest.fixture

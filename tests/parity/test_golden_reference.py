@@ -16,13 +16,12 @@ from omni_rt.export.config import read_config
 from omni_rt.export.reference.dit import guided_velocity
 from omni_rt.export.reference.model import (
     AudioOmni,
-    check_thinker,
     checked_tensors,
     load_reference,
-    load_thinker,
 )
 from omni_rt.export.reference.sampler import sample_euler
-from omni_rt.export.reference.thinker import ThinkerSizes
+from omni_rt.export.reference.thinker_config import ThinkerSizes
+from omni_rt.export.reference.thinker_files import check_thinker, load_thinker
 from omni_rt.preprocess.transcript import filled, read_vocabulary, tokenize, transcript_ids
 from tests.parity.tolerances import TOLERANCES, assert_close
 

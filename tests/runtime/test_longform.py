@@ -117,7 +117,7 @@ def test_a_piece_is_sent_as_soon_as_it_is_final() -> None:
 def test_one_window_is_cut_to_the_duration() -> None:
     pipeline: Any = FakePipeline()
     request = TextToAudio(prompt="rain")
-    pieces = list(generated(pipeline, request, QUIET, HOW, seed=3, total=550))
+    pieces = list(generated(pipeline, request, [QUIET], HOW, seed=3, total=550))
     assert [piece.shape for piece in pieces] == [(2, 550)]
     assert pipeline.seeds == [3]
 
@@ -128,7 +128,7 @@ def test_a_long_generation_is_as_long_as_asked_for(total: int) -> None:
     steps: list[tuple[int, int]] = []
     how = Sampling(plan=HOW.plan, on_step=lambda done, of: steps.append((done, of)))
     request = TextToAudio(prompt="rain")
-    pieces = list(generated(pipeline, request, QUIET, how, seed=3, total=total))
+    pieces = list(generated(pipeline, request, [QUIET], how, seed=3, total=total))
     assert sum(piece.shape[1] for piece in pieces) == total
     count = len(pipeline.seeds)
     assert pipeline.seeds == [3 + i for i in range(count)]
@@ -140,7 +140,7 @@ def test_a_long_generation_is_as_long_as_asked_for(total: int) -> None:
 def test_every_segments_seed_is_a_seed() -> None:
     pipeline: Any = FakePipeline()
     request = TextToAudio(prompt="rain")
-    list(generated(pipeline, request, QUIET, HOW, seed=2**32 - 1, total=2000))
+    list(generated(pipeline, request, [QUIET], HOW, seed=2**32 - 1, total=2000))
     assert all(0 <= seed < 2**32 for seed in pipeline.seeds)
 
 

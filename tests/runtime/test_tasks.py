@@ -9,6 +9,7 @@ import pytest
 
 from omni_rt.audio import Audio
 from omni_rt.errors import RequestError
+from omni_rt.preprocess.chat import VIDEO_TAG
 from omni_rt.tasks import EDITING, GENERATION, Request, make_request
 
 CLIP = Audio(np.ones((1, 10)), 10)
@@ -21,6 +22,8 @@ TEMPLATES = {
 REQUIRED: dict[str, dict[str, Any]] = {
     "T2A": {"prompt": "rain"},
     "T2M": {"prompt": "jazz"},
+    "V2A": {"video": "in.mp4"},
+    "V2M": {"video": "in.mp4"},
     "TTS": {"prompt": "hello"},
     "VC": {"transcript": "hello", "voice": CLIP, "voice_transcript": "bye"},
     "Add": {"source": CLIP, "desc": "rain"},
@@ -29,6 +32,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Style Transfer": {"source": CLIP, "source_category": "cat", "target_category": "dog"},
 }
 CASES = list(REQUIRED.items())
+OPTIONAL = {"VC": {"transcript", "voice_transcript"}}  # the thinker may be asked for these
 
 
 def made(task: str, given: dict[str, Any]) -> Request:
@@ -54,7 +58,7 @@ def test_names_ignore_case_and_punctuation(task: str, given: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(("task", "given"), CASES)
 def test_each_missing_argument_is_named(task: str, given: dict[str, Any]) -> None:
-    for missing in given:
+    for missing in given.keys() - OPTIONAL.get(task, set()):
         rest = {k: v for k, v in given.items() if k != missing}
         for arguments in (rest, {**rest, missing: None}):
             with pytest.raises(RequestError, match=f"{task} needs {missing}$"):
@@ -74,7 +78,7 @@ def test_none_counts_as_not_given(task: str, given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("task", ["", "T2X", "add rain", None, 3])
 def test_an_unknown_task_is_refused_with_the_known_ones(task: Any) -> None:
-    with pytest.raises(RequestError, match=r"unknown task .*T2A, T2M, TTS, VC"):
+    with pytest.raises(RequestError, match=r"unknown task .*T2A, T2M, V2A, V2M, TTS, VC"):
         made(task, {"prompt": "rain"})
 
 
@@ -90,6 +94,8 @@ def test_generation_and_editing_do_not_mix() -> None:
     [
         ("T2A", "rain."),
         ("T2M", "jazz."),
+        ("V2A", "\n<|vision_bos|><|VIDEO|><|vision_eos|>"),
+        ("V2M", "\n<|vision_bos|><|VIDEO|><|vision_eos|>"),
         ("TTS", ""),
         ("VC", ""),
         ("Add", "Add rain"),
@@ -123,7 +129,22 @@ def test_a_recording_conditions_through_its_log_mel(task: str, given: dict[str, 
 
 
 def test_only_sound_and_music_outlast_one_window() -> None:
-    assert {kind.task for kind in GENERATION + EDITING if kind.long} == {"T2A", "T2M"}
+    long = {kind.task for kind in GENERATION + EDITING if kind.long}
+    assert long == {"T2A", "T2M", "V2A", "V2M"}
+
+
+@pytest.mark.parametrize(("task", "before"), [("T2A", "x."), ("V2M", f"x\n{VIDEO_TAG}")])
+def test_a_recording_to_go_by_ends_the_users_turn(task: str, before: str) -> None:
+    request = made(task, {**REQUIRED[task], "prompt": "x", "audio": CLIP})
+    assert request.user_text({}) == before + "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    assert request.example() is CLIP
+    assert request.clip() is None  # it reaches the model through the thinker alone
+
+
+@pytest.mark.parametrize(("name", "value"), [("frame_rule", "newest"), ("video", 3)])
+def test_an_unusable_video_option_is_named(name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=name):
+        made("V2A", {**REQUIRED["V2A"], name: value}).footage()
 
 
 def test_a_voice_and_its_words_come_together() -> None:
@@ -131,6 +152,8 @@ def test_a_voice_and_its_words_come_together() -> None:
     assert made("TTS", both).spoken() == "bye. hello"
     with pytest.raises(RequestError, match="voice needs voice_transcript"):
         made("TTS", {"prompt": "hello", "voice": CLIP}).spoken()
+    with pytest.raises(RequestError, match="VC needs transcript"):
+        made("VC", {"voice": CLIP, "voice_transcript": "bye"}).spoken()
     with pytest.raises(RequestError, match="without voice"):
         made("TTS", {"prompt": "hello", "voice_transcript": "bye"}).spoken()
 

@@ -49,6 +49,7 @@ DIMS = Dims(
     downsampling_ratio=100,
     window_samples=500,
     clip_samples=600,
+    thinker=None,
 )
 
 PROMPTS = {name: f"Words of {name}." for name in TEMPLATES}
@@ -115,7 +116,7 @@ def write_tiny_bundle(directory: Path) -> Manifest:
             tokenizer=None,
             prompts="text/prompts.json",
             vocabulary="text/vocab.txt",
-            max_positions=99,
+            special_ids=None,
         ),
         constants="constants.npz",
         parity={"context": "parity/context.npz"},

@@ -1,0 +1,80 @@
+"""Options that several commands share, and how they open a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni_rt import terminal
+from omni_rt.session import Session
+
+BundleOption = Annotated[
+    Path,
+    typer.Option("--bundle", "-b", envvar="OMNI_RT_BUNDLE", help="The bundle's directory."),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", help="Where to write: .wav, .flac, .ogg, .mp3, or for a video .mp4."
+    ),
+]
+Threads = Annotated[int | None, typer.Option(help="Processor threads; all if not given.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Uncertified = Annotated[
+    bool, typer.Option("--allow-uncertified", help="Run a bundle whose parity is not proved.")
+]
+PlanName = Annotated[
+    str | None,
+    typer.Option(
+        "--plan",
+        help="Solver and steps: euler-N, ab2-N, ab3-N, abm2-N, heun-N, dpmpp2m-N, consistency-N.",
+    ),
+]
+Shift = Annotated[
+    float | None,
+    typer.Option(help="Warp the plan's times: above 1 spends more steps near the noise."),
+]
+CfgScale = Annotated[float, typer.Option(help="Guidance: 1 is none, 7 the original's default.")]
+Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]
+Negative = Annotated[str | None, typer.Option(help="What should not be heard.")]
+Raw = Annotated[bool, typer.Option("--raw", help="Do not normalise the peak.")]
+Memory = Annotated[str, typer.Option(help="resident or staged.")]
+FrameRuleName = Annotated[
+    str,
+    typer.Option(
+        help="time_correct takes a video's frames by their time, upstream_compat by their number."
+    ),
+]
+SmallFrames = Annotated[
+    bool,
+    typer.Option(
+        "--small-frames",
+        help="Show the thinker 224 x 224 pixels: half the tokens, not what the original does.",
+    ),
+]
+AllowDamaged = Annotated[
+    bool, typer.Option("--allow-damaged", help="Go on where a video cannot be decoded.")
+]
+
+
+def open_session(
+    bundle: Path,
+    *,
+    threads: int | None = None,
+    allow_uncertified: bool = False,
+    memory: str = "resident",
+) -> Session:
+    """A session, its bundle verified behind a progress bar."""
+    if allow_uncertified:
+        terminal.note("warning: the bundle's parity certificate is not checked")
+    with terminal.progress_bars() as bars:
+        return Session(
+            bundle,
+            threads=threads,
+            memory=memory,  # type: ignore[arg-type]  # checked there, with a better message
+            allow_uncertified=allow_uncertified,
+            progress=bars("verifying the bundle"),
+        )
