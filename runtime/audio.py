@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +15,27 @@ from numpy.typing import NDArray
 from omni_rt.errors import RequestError
 
 Samples = NDArray[np.float32]
+Encoded: TypeAlias = "Samples | NDArray[np.int16] | NDArray[np.int32]"
 
 MAX_CHANNELS = 8
 _BLOCK_FRAMES = 16_384
 _LONGEST_S = 24 * 3600.0
 _UNKNOWN_FRAMES = 1 << 40
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}
+_LOSSLESS = ("WAV", "FLAC")
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Samples float32 [channels, samples], nominally in [−1, 1]."""
+    """Samples float32 [channels, samples], nominally in [−1, 1].
+
+    recorded: they were read, not made by the model; then lossless files keep them to the bit.
+    """
 
     samples: Samples = field(repr=False)
     sample_rate_hz: int
     made: Mapping[str, Any] = field(default_factory=dict)  # task, prompt, seed, plan, bundle …
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         given = np.asarray(self.samples)
@@ -69,7 +75,7 @@ class Audio:
         except (soundfile.LibsndfileError, OSError, TypeError, MemoryError) as error:
             # TypeError: a headerless file, whose rate nobody knows
             raise RequestError(f"{path} is not audio that can be decoded: {error}") from error
-        return cls(np.ascontiguousarray(samples), rate, {"file": Path(path).name})
+        return cls(np.ascontiguousarray(samples), rate, {"file": Path(path).name}, recorded=True)
 
     def int16(self) -> NDArray[np.int16]:
         """16-bit samples as the original makes them: clamped, ×32767, truncated toward zero."""
@@ -79,9 +85,22 @@ class Audio:
         """The 16-bit samples as floats, which every encoder takes."""
         return self.int16().astype(np.float32) / np.float32(32768)
 
+    def _encoded(self, kind: str, *, loud: bool) -> tuple[Encoded, str | None]:
+        """Samples as a file of this kind takes them, and the subtype that holds them."""
+        if kind in _LOSSLESS and self.recorded:
+            bits = grid_bits(self.samples) or (24 if kind == "FLAC" else None)
+            if bits == 16:
+                return _steps(self.samples, 16).astype(np.int16), "PCM_16"
+            if bits == 24:  # the encoder takes the upper 24 of 32 bits
+                return _steps(self.samples, 24).astype(np.int32) << 8, "PCM_24"
+            return self.samples, "FLOAT"
+        return (self.samples, "FLOAT") if loud else (self._pcm(), None)
+
     def save(self, path: str | Path) -> Path:
         """Write a .wav, .flac, .ogg or .mp3, whole or not at all; 16 bit where that is a choice.
 
+        A recording (`recorded`) keeps its samples to the bit in a .wav or .flac, of 16 or 24 bits
+        as it has them; others are kept in a float .wav, and rounded to 24 bits in a .flac.
         Samples beyond ±1 (raw output) are kept, in a float .wav. Raises RequestError for them in
         another format, for another suffix, and for a folder that is not there.
         """
@@ -96,7 +115,8 @@ class Audio:
             handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
             os.close(handle)
             draft = Path(name)
-            _write(draft, self.samples if loud else self._pcm(), self.sample_rate_hz, kind, loud)
+            samples, subtype = self._encoded(kind, loud=loud)
+            _write(draft, samples, self.sample_rate_hz, kind, subtype)
             draft.chmod(0o644)
             draft.replace(target)
         except (soundfile.LibsndfileError, OSError) as error:
@@ -124,11 +144,10 @@ def _decoded(file: Any, path: str | Path, max_duration_s: float | None) -> Sampl
     raise RequestError(f"{path} is too long: at most {longest:g} s are supported, cut it first")
 
 
-def _write(path: Path, samples: Samples, rate_hz: int, kind: str, as_float: bool) -> None:
+def _write(path: Path, samples: Encoded, rate_hz: int, kind: str, subtype: str | None) -> None:
     """Encode in blocks: libvorbis overflows the stack when it gets a minute at once."""
     import soundfile
 
-    subtype = "FLOAT" if as_float else None
     with soundfile.SoundFile(
         path, "w", samplerate=rate_hz, channels=len(samples), format=kind, subtype=subtype
     ) as file:
@@ -151,3 +170,21 @@ def peak_normalised(samples: Samples) -> Samples:
     """Samples over their largest magnitude; silence stays silence (spec UPSTREAM §7)."""
     peak = np.abs(samples).max(initial=0.0)
     return samples / peak if peak > 0 else samples
+
+
+def grid_bits(samples: Samples) -> int | None:
+    """16 or 24 if integer samples of so many bits hold these exactly, else None."""
+    return next((b for b in (16, 24) if np.array_equal(on_grid(samples, b), samples)), None)
+
+
+def on_grid(samples: Samples, bits: int | None) -> Samples:
+    """The nearest samples that integers of so many bits hold; as they are for None."""
+    if bits is None:
+        return samples
+    return _steps(samples, bits) / np.float32(1 << (bits - 1))
+
+
+def _steps(samples: Samples, bits: int) -> Samples:
+    """The nearest integers: k of k / 2^(bits − 1), within the range of two's complement."""
+    full = np.float32(1 << (bits - 1))
+    return np.clip(np.rint(samples * full), -full, full - 1)

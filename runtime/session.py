@@ -472,7 +472,7 @@ class Session:
         info = probe(footage.path)
         if with_sound and info.has_audio:
             self.bundle.graph("audio_tower")
-            track = sound(footage.path)
+            track = sound(footage.path, allow_damaged=footage.allow_damaged)
             assert track is not None
             heard = self._pipeline.heard(track, cancel)
         budget = VideoBudget(

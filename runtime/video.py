@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +26,8 @@ from omni_rt.preprocess.resize import NEEDED, Pixels, bicubic, pillow, squashed
 
 FrameRule = Literal["time_correct", "upstream_compat"]
 Size = Callable[[int, int, int], tuple[int, int]]  # frames, height, width → height, width
+
+_Decoded = Generator[tuple[Fraction, Any], None, None]  # times as the file has them, frames
 
 LONGEST_S = 600
 SYNC_SIZE = 224
@@ -67,12 +69,10 @@ def probe(path: str | Path) -> VideoInfo:
     else:
         with opened(path) as (container, stream):
             height, width = _upright(_first(path, stream)[1]).shape[:2]
-            fps, length = _rate(stream), declared_s(container, stream)
+            fps, declared = _rate(stream), declared_s(container, stream)
             has_audio, frames = bool(container.streams.audio), stream.frames
-        if not length:
-            times = _times(path, allow_damaged=True)
-            length = times[-1] - times[0] + 1 / fps
-    hidden = frames and abs(frames - length * fps) > 1.5  # an edit list shows only some
+        length = _measured_s(path, 1 / fps) if declared is None else declared
+    hidden = abs(frames - length * fps) > 1.5  # an edit list shows only some
     return VideoInfo(
         width=width,
         height=height,
@@ -80,7 +80,7 @@ def probe(path: str | Path) -> VideoInfo:
         duration_s=float(length),
         has_audio=has_audio,
         is_image=still is not None,
-        frames=None if hidden else frames or None,
+        frames=None if hidden or not frames else frames,
     )
 
 
@@ -164,11 +164,9 @@ def sound(path: str | Path, *, allow_damaged: bool = False) -> Audio | None:
     with opened(path) as (container, _):
         track = container.streams.audio[0]
         rate = int(track.rate)
-        samples = _placed(_heard(path, track, allow_damaged), begin, rate)
+        samples = _placed(path, _heard(path, track, allow_damaged), begin, rate)
     if samples is None or samples.shape[1] == 0:
         return None
-    if samples.shape[1] > LONGEST_S * rate:
-        raise _too_long(path)
     return Audio(samples, rate, {"file": Path(path).name})
 
 
@@ -259,7 +257,7 @@ class _Damage:
             self.told = True
 
 
-def _decoded(path: str | Path, stream: Any, allow_damaged: bool) -> Iterator[tuple[Fraction, Any]]:
+def _decoded(path: str | Path, stream: Any, allow_damaged: bool) -> _Decoded:
     """PyAV's frames and their times as the file has them; without any, as the average rate says.
 
     Raises RequestError for damage, for too many, and for none.
@@ -332,14 +330,20 @@ def _times(path: str | Path, allow_damaged: bool) -> list[Fraction]:
         stamps: list[int | None] = []
         with suppress(load_av().error.FFmpegError):  # who decodes will meet it, and report it
             stamps += (p.pts for p in container.demux(stream) if p.size and not p.is_discard)
-        if stamps and None not in stamps:
-            return [stamp * Fraction(stream.time_base) for stamp in sorted(stamps)]
+        timed = sorted(stamp for stamp in stamps if stamp is not None)
+        if timed and len(timed) == len(stamps):
+            return [stamp * Fraction(stream.time_base) for stamp in timed]
     with opened(path) as (_, stream):
         return [time for time, _ in _decoded(path, stream, allow_damaged)]
 
 
+def _measured_s(path: str | Path, frame_s: Fraction) -> Fraction:
+    times = _times(path, allow_damaged=True)
+    return times[-1] - times[0] + frame_s
+
+
 def _from_zero(
-    decoded: Iterator[tuple[Fraction, Any]],
+    decoded: _Decoded,
 ) -> Iterator[tuple[Fraction, Callable[[], Pixels]]]:
     begin: Fraction | None = None
     for time, frame in decoded:
@@ -361,9 +365,7 @@ def _window(sync: Sequence[Pixels], slow: Sequence[Pixels]) -> Window:
     return Window(sync_frames=np.stack(sync), slow_frames=np.stack(slow))
 
 
-def _gathered(
-    decoded: Iterator[tuple[Fraction, Any]], wanted: list[Fraction], size: Size
-) -> Pixels:
+def _gathered(decoded: _Decoded, wanted: list[Fraction], size: Size) -> Pixels:
     """For each wanted time, which ascend, the first frame at or after it; at the end the last."""
     out: Pixels | None = None
     done, frame = 0, None
@@ -403,13 +405,15 @@ def _heard(
 
 
 def _placed(
-    pieces: Iterator[tuple[Fraction | None, Samples]], begin: Fraction, rate: int
+    path: str | Path, pieces: Iterator[tuple[Fraction | None, Samples]], begin: Fraction, rate: int
 ) -> Samples | None:
     """The pieces one after the other, sample 0 at `begin`; more than a small gap is silence."""
     parts: list[Samples] = []
     at = first = 0
     for time, samples in pieces:
         due = at if time is None else round((time - begin) * rate)
+        if max(at, due) > LONGEST_S * rate:
+            raise _too_long(path)
         if not parts:
             at = first = due
         if due - at > _GAP_S * rate:
@@ -427,7 +431,7 @@ def _placed(
 
 
 def _time(frame: Any) -> Fraction:
-    return frame.pts * Fraction(frame.time_base)
+    return Fraction(frame.pts * frame.time_base)
 
 
 def _rate(stream: Any) -> Fraction:

@@ -25,6 +25,7 @@ rates = st.one_of(
     st.integers(1, 120).map(Fraction),
     st.sampled_from([24, 30, 60]).map(lambda f: f / Fraction("1.001")),
 )
+few = settings(max_examples=40, deadline=None)
 steps = st.lists(st.fractions(0, 1, max_denominator=90), min_size=1, max_size=60)
 
 
@@ -55,6 +56,7 @@ def test_both_rules_choose_what_the_original_chose(golden: Path) -> None:
         assert found == case["time_correct"], case["fps"]
 
 
+@few
 @given(steps, st.sampled_from([5, 25]), st.fractions(0, 3, max_denominator=10))
 def test_a_slot_shows_the_first_frame_at_or_after_it(
     gaps: list[Fraction], hz: int, start: Fraction
@@ -66,6 +68,7 @@ def test_a_slot_shows_the_first_frame_at_or_after_it(
         assert index == (after[0] if after else len(times) - 1)
 
 
+@few
 @given(rates, st.integers(1, 400))
 def test_the_originals_rule_on_a_stream_is_the_one_on_a_file(fps: Fraction, frames: int) -> None:
     times = [index / fps for index in range(frames)]
@@ -81,6 +84,7 @@ def test_the_originals_rule_on_a_stream_is_the_one_on_a_file(fps: Fraction, fram
     assert len(found) == 3
 
 
+@few
 @given(steps)
 def test_windows_in_time_are_the_rule_with_their_start(gaps: list[Fraction]) -> None:
     times = ascending(gaps)
@@ -96,6 +100,7 @@ def test_windows_in_time_are_the_rule_with_their_start(gaps: list[Fraction]) -> 
         assert slow == sync[::5]
 
 
+@few
 @given(steps)
 def test_only_pictures_that_are_looked_at_are_made_and_once(gaps: list[Fraction]) -> None:
     times, made = ascending(gaps), []
@@ -167,6 +172,7 @@ def test_spread_indices_are_torchs_rounded_linspace() -> None:
             assert found == torch.linspace(0, frames - 1, count).round().long().tolist()
 
 
+@few
 @given(rates, st.integers(1, 300), st.integers(1, 30))
 def test_at_a_constant_rate_nearest_frames_are_spread_evenly(
     fps: Fraction, frames: int, count: int
@@ -175,6 +181,7 @@ def test_at_a_constant_rate_nearest_frames_are_spread_evenly(
     assert rules.nearest_indices(times, count) == rules.spread_indices(frames, count)
 
 
+@few
 @given(steps, st.integers(2, 20))
 def test_the_nearest_frame_is_nearest(gaps: list[Fraction], count: int) -> None:
     times = ascending(gaps)
@@ -207,7 +214,7 @@ def test_cropped_pictures_are_the_originals_but_for_rounding(golden: Path, name:
         assert off.mean() < 0.01
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 255))
 def test_squashed_is_torchs_antialiased_bilinear(height: int, width: int, most: int) -> None:
     torch = pytest.importorskip("torch")

@@ -427,6 +427,21 @@ def test_sound_begins_with_the_picture(tmp_path: Path, start: Fraction, late: Fr
     assert found.samples.shape[1] == pytest.approx(8000 + float(late - start) * 8000, abs=10)
 
 
+def test_sound_that_lasts_too_long_is_refused(tmp_path: Path) -> None:
+    tone = Audio(np.zeros((1, 100), np.float32), 8000)
+    path = counting(tmp_path / "film.mov", 3, codec="png", pixels="rgb24", sound=tone)
+    late = counting(
+        tmp_path / "late.mov",
+        3,
+        codec="png",
+        pixels="rgb24",
+        sound=tone,
+        sound_at=Fraction(601),
+    )
+    assert video.sound(path) is not None
+    check_refused(video.sound, late, "longer than 600 s")
+
+
 def test_a_silent_film_has_no_sound(tmp_path: Path) -> None:
     assert video.sound(counting(tmp_path / "film.mkv", 3)) is None
 
@@ -482,7 +497,7 @@ def test_a_video_of_more_than_ten_minutes_is_refused(tmp_path: Path, use: Any) -
 def test_a_long_video_that_hides_its_length_is_refused(tmp_path: Path) -> None:
     grey = [np.full((16, 16, 3), 99, np.uint8)] * 603
     path = film(tmp_path / "film.h264", grey, fps=1, codec="libx264", pixels="yuv420p")
-    check_refused(look, path, "longer than 600 s")
+    check_refused(understand, path, "longer than 600 s")
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
