@@ -187,4 +187,5 @@ def on_grid(samples: Samples, bits: int | None) -> Samples:
 def _steps(samples: Samples, bits: int) -> Samples:
     """The nearest integers: k of k / 2^(bits − 1), within the range of two's complement."""
     full = np.float32(1 << (bits - 1))
-    return np.clip(np.rint(samples * full), -full, full - 1)
+    steps: Samples = np.clip(np.rint(samples * full), -full, full - 1)
+    return steps

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from omni_rt.audio import Audio, Samples
+from omni_rt.decoding import load_av, opened
 from omni_rt.errors import RequestError
 from omni_rt.preprocess.waveform import resampled
-from omni_rt.video import load_av, opened, probe
+from omni_rt.video import probe
 
 _CODECS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
 VIDEO_SUFFIXES = tuple(_CODECS)

@@ -38,6 +38,7 @@ from omni_rt.pipeline import Pipeline, check_batch
 from omni_rt.plans import Plan, make_plan
 from omni_rt.preprocess.chat import check_text
 from omni_rt.preprocess.waveform import read_clip
+from omni_rt.soundtrack import sound
 from omni_rt.tasks import EDITING, GENERATION, VOICE_S, Clip, Edit, Footage, Request, make_request
 from omni_rt.thinker import Item
 from omni_rt.understanding import (
@@ -50,7 +51,7 @@ from omni_rt.understanding import (
     VideoBudget,
     checked_history,
 )
-from omni_rt.video import FrameRule, Window, probe, sound, understanding_frames, windows
+from omni_rt.video import FrameRule, Window, probe, understanding_frames, windows
 
 DEFAULT_DURATION_S = 10.0
 
@@ -238,7 +239,7 @@ class Session:
             self._check(request, how, negative)
         totals = [self._window_samples(request, duration_s) for request in read]
         conditionings = [
-            self._pipeline.encode(r, n, cancel, windows=_windows(r, 1))[0]
+            self._pipeline.encode(r, n, cancel, windows=self._windows(r, 1))[0]
             for r, n in zip(read, negatives, strict=True)
         ]
         clips = self._pipeline.clips(conditionings, drawn, how, on_step)
@@ -316,7 +317,7 @@ class Session:
         Of a video these are the inputs for its first window (10 s).
         """
         request = self._complete(request, None)
-        return self._pipeline.encode(request, negative_prompt, windows=_windows(request, 1))[0]
+        return self._pipeline.encode(request, negative_prompt, windows=self._windows(request, 1))[0]
 
     def sample(
         self,
@@ -413,7 +414,7 @@ class Session:
             raise RequestError("init_audio varies one window: duration_s is too long for it")
         count = segment_count(total, segment=dims.clip_samples, hop=segment_hop(dims))
         conditionings = self._pipeline.encode(
-            request, negative_prompt, how.cancel, windows=_windows(request, count)
+            request, negative_prompt, how.cancel, windows=self._windows(request, count)
         )
         return generated(self._pipeline, request, conditionings, how, seed=seed, total=total)
 
@@ -537,16 +538,6 @@ def _with_clips_read(request: Request) -> Request:
         if getattr(request, name, None) is not None
     }
     return replace(request, **changes) if changes else request
-
-
-def _windows(request: Request, count: int) -> Iterator[Window]:
-    """The windows of a request's video, decoded as they are asked for."""
-    footage = request.footage()
-    if footage is None:
-        return iter(())
-    return windows(
-        footage.path, rule=footage.rule, count=count, allow_damaged=footage.allow_damaged
-    )
 
 
 def _for_record(value: Any) -> Any:

@@ -159,8 +159,8 @@ def timed(spoken: Sequence[str], speech: Mono, *, rate_hz: int) -> list[WordTime
     found: list[WordTime] = []
     for (start, stop), count in zip(chunks, _shared_out(lengths, weights, marks), strict=True):
         own = weights[len(found) : len(found) + count]
-        edges = (start + _boundaries(levels[start:stop], own)) * _HOP_S if count else []
-        found += [WordTime(float(a), float(b)) for a, b in pairwise(edges)]
+        edges = start + _boundaries(levels[start:stop], own) if count else ()
+        found += [WordTime(int(a) * _HOP_S, int(b) * _HOP_S) for a, b in pairwise(edges)]
     return found
 
 

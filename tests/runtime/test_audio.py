@@ -14,7 +14,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_rt.audio import Audio, peak_normalised
+from omni_rt.audio import Audio, grid_bits, on_grid, peak_normalised
 from omni_rt.errors import RequestError
 
 RATE = 44_100
@@ -51,6 +51,58 @@ def test_lossless_files_hold_the_16_bit_samples(tmp_path: Path, suffix: str, cha
     assert found.sample_rate_hz == RATE
     assert np.array_equal(found.samples, clip.int16() / np.float32(32768))
     assert in_folder(tmp_path) == [f"clip{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("bits", [16, 24])
+def test_a_recording_is_saved_as_it_was_read(tmp_path: Path, suffix: str, bits: int) -> None:
+    full = 1 << (bits - 1)
+    steps = np.random.default_rng(0).integers(-full, full, (4000, 2))
+    steps[:4] = [[-full, full - 1], [0, 1], [-1, full - 2], [1 - full, full // 2]]
+    written = (steps << (32 - bits)).astype(np.int32)
+    soundfile.write(tmp_path / f"in{suffix}", written, RATE, subtype=f"PCM_{bits}")
+    clip = Audio.read(tmp_path / f"in{suffix}")
+    assert clip.recorded
+    assert grid_bits(clip.samples) == bits
+    path = clip.save(tmp_path / f"out{suffix}")
+    assert soundfile.info(path).subtype == f"PCM_{bits}"
+    assert np.array_equal(Audio.read(path).samples, clip.samples)
+    assert np.array_equal(soundfile.read(path, dtype="int32")[0], written)
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_32", "DOUBLE"])
+def test_a_recording_of_more_than_24_bits_is_kept_in_a_wav(tmp_path: Path, subtype: str) -> None:
+    samples = np.random.default_rng(0).uniform(-1, 1, (4000, 2))
+    soundfile.write(tmp_path / "in.wav", samples, RATE, subtype=subtype)
+    clip = Audio.read(tmp_path / "in.wav")
+    found = Audio.read(clip.save(tmp_path / "out.wav"))
+    assert np.array_equal(found.samples, clip.samples)
+    rounded = Audio.read(clip.save(tmp_path / "out.flac"))
+    assert np.array_equal(rounded.samples, on_grid(clip.samples, 24))
+
+
+def test_what_the_model_made_is_saved_as_the_original_does(tmp_path: Path) -> None:
+    made = Audio(on_grid(tone().samples, 24), RATE)
+    path = made.save(tmp_path / "made.wav")
+    assert not made.recorded
+    assert soundfile.info(path).subtype == "PCM_16"
+    assert np.array_equal(Audio.read(path).samples, made.int16() / np.float32(32768))
+
+
+@pytest.mark.parametrize(
+    ("samples", "bits"),
+    [([0.0, 0.5, -1.0], 16), ([1 - 2**-15], 16), ([2**-16], 24), ([1.0], None), ([1e-9], None)],
+)
+def test_a_grid_holds_samples_exactly_or_not(samples: list[float], bits: int | None) -> None:
+    assert grid_bits(np.array([samples], np.float32)) == bits
+
+
+@given(st.floats(-2, 2, width=32), st.sampled_from([16, 24]))
+def test_the_nearest_point_of_a_grid_is_on_it(value: float, bits: int) -> None:
+    found = on_grid(np.array([[value]], np.float32), bits)
+    assert np.array_equal(on_grid(found, bits), found)
+    step = 2.0 ** (1 - bits)
+    assert abs(float(found[0, 0]) - min(max(value, -1.0), 1.0 - step)) <= step / 2
 
 
 @pytest.mark.parametrize(

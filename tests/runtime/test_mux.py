@@ -13,7 +13,9 @@ import pytest
 
 from omni_rt import mux, video
 from omni_rt.audio import Audio
+from omni_rt.decoding import average_rate
 from omni_rt.errors import RequestError
+from omni_rt.soundtrack import sound
 from tests.runtime.test_video import counting, film, moving, turned
 
 av = pytest.importorskip("av")
@@ -51,7 +53,9 @@ def lengths_s(path: Path) -> Iterator[float]:
             stream = getattr(container.streams, kind)[0]
             frames = list(container.decode(stream))
             last = frames[-1]
-            length = last.samples / last.sample_rate if kind == "audio" else 1 / video._rate(stream)
+            length = (
+                last.samples / last.sample_rate if kind == "audio" else 1 / average_rate(stream)
+            )
             yield float(last.time + length)
 
 
@@ -73,7 +77,7 @@ def test_the_picture_is_copied_and_the_sound_is_there(tmp_path: Path, suffix: st
     picture_s, sound_s = lengths_s(out)
     assert picture_s == pytest.approx(2.0, abs=0.01)
     assert sound_s == pytest.approx(2.0, abs=0.1)
-    heard = video.sound(out)
+    heard = sound(out)
     assert heard is not None
     begin, end = int(0.2 * heard.sample_rate_hz), int(1.8 * heard.sample_rate_hz)
     ours = tone(2.0, rate_hz=heard.sample_rate_hz).samples
@@ -134,7 +138,7 @@ def test_only_sound_that_is_longer_is_cut(tmp_path: Path, given_s: float, wanted
 @pytest.mark.parametrize(("channels", "rate_hz"), [(1, 16_000), (2, 12_345), (1, 48_000)])
 def test_any_rate_is_taken(tmp_path: Path, suffix: str, channels: int, rate_hz: int) -> None:
     given = tone(2.0, channels=channels, rate_hz=rate_hz)
-    heard = video.sound(mux.with_sound(clip(tmp_path, suffix), given, tmp_path / f"out{suffix}"))
+    heard = sound(mux.with_sound(clip(tmp_path, suffix), given, tmp_path / f"out{suffix}"))
     assert heard is not None
     assert len(heard.samples) == channels
     assert heard.duration_s == pytest.approx(2.0, abs=0.1)

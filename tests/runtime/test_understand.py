@@ -334,11 +334,9 @@ def test_features_are_computed_once_for_the_same_video(
 
 def test_each_window_of_a_longer_video_has_its_own_frames(fresh: Session, tmp_path: Path) -> None:
     """Segments of a video that changes differ in their conditioning; of a picture they do not."""
-    from omni_rt.session import _windows
-
     video = write_video(tmp_path / "long.mp4", seconds=13.0, fps=5)
     request = VideoToAudio(video=video)
-    found = fresh._pipeline.encode(request, None, windows=_windows(request, 2))
+    found = fresh._pipeline.encode(request, None, windows=fresh._windows(request, 2))
     assert len(found) == 2
     assert not np.array_equal(found[0].sync, found[1].sync)
     assert not np.array_equal(found[0].hidden, found[1].hidden)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omni_rt import video
+from omni_rt import soundtrack, video
 from omni_rt.audio import Audio
 from omni_rt.errors import RequestError
 from omni_rt.preprocess.frames import (
@@ -295,7 +295,7 @@ def test_a_still_image_is_a_constant_video(tmp_path: Path, suffix: str) -> None:
     frames = video.understanding_frames(path, size=lambda n, h, w: (h // n, w // n))
     assert frames.shape == (4, 10, 15, 3)
     assert (frames == 100).all()
-    assert video.sound(path) is None
+    assert soundtrack.sound(path) is None
 
 
 def test_a_photograph_is_upright(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_the_real_clip(golden: Path) -> None:
     assert (info.width, info.height, info.fps) == (1280, 720, NTSC)
     assert info.duration_s == pytest.approx(9.944)
     assert info.frames is None
-    sound = video.sound(golden / "media" / "example.mp4")
+    sound = soundtrack.sound(golden / "media" / "example.mp4")
     assert sound is not None
     assert sound.samples.shape[0] == 2
     assert sound.duration_s == pytest.approx(10.03, abs=0.02)
@@ -418,7 +418,7 @@ def test_sound_begins_with_the_picture(tmp_path: Path, start: Fraction, late: Fr
         sound=Audio(click, 8000),
         sound_at=late,
     )
-    found = video.sound(path)
+    found = soundtrack.sound(path)
     assert found is not None
     assert found.sample_rate_hz == 8000
     at = int(np.abs(found.samples[0]).argmax())
@@ -438,12 +438,12 @@ def test_sound_that_lasts_too_long_is_refused(tmp_path: Path) -> None:
         sound=tone,
         sound_at=Fraction(601),
     )
-    assert video.sound(path) is not None
-    check_refused(video.sound, late, "longer than 600 s")
+    assert soundtrack.sound(path) is not None
+    check_refused(soundtrack.sound, late, "longer than 600 s")
 
 
 def test_a_silent_film_has_no_sound(tmp_path: Path) -> None:
-    assert video.sound(counting(tmp_path / "film.mkv", 3)) is None
+    assert soundtrack.sound(counting(tmp_path / "film.mkv", 3)) is None
 
 
 # ---- what is wrong with a file
@@ -457,7 +457,7 @@ def understand(path: Path, **how: Any) -> None:
     video.understanding_frames(path, size=same_size, **how)
 
 
-USES = [look, understand, video.probe, video.sound]
+USES = [look, understand, video.probe, soundtrack.sound]
 
 
 def check_refused(use: Any, path: Path, message: str) -> None:
