@@ -467,6 +467,19 @@ class Session:
                 changes[words] = self.transcribe(_first(recording, given), cancel=cancel)
         return replace(request, **changes) if changes else request
 
+    def _windows(self, request: Request, count: int) -> Iterator[Window]:
+        """The windows of a request's video, decoded as they are asked for."""
+        dims, footage = self._pipeline.dims, request.footage()
+        if footage is None:
+            return iter(())
+        return windows(
+            footage.path,
+            rule=footage.rule,
+            window_s=max(round(dims.window_samples / dims.sample_rate_hz), 1),
+            count=count,
+            allow_damaged=footage.allow_damaged,
+        )
+
     def _seen(self, footage: Footage, *, with_sound: bool, cancel: threading.Event | None) -> Item:
         """A video, and its sound if it has one, as the thinker's tokens."""
         heard = None
