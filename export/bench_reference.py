@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from omni_rt.timing import Timing
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engines.ort import OrtEngine
@@ -20,6 +19,7 @@ from omni_rt.metrics import rel_l2
 from omni_rt.options import Sampling
 from omni_rt.plans import Plan, Row
 from omni_rt.sampling import run_plan
+from omni_rt.timing import Timing
 
 _TEXT_TOKENS = 80
 _TIME = 0.5
