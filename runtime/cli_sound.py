@@ -175,7 +175,8 @@ def _video_options(frame_rule: str, small: bool, allow_damaged: bool) -> dict[st
 
 def edit(
     task: Annotated[
-        str, typer.Argument(help='Add, Remove, Extract or "Style Transfer".', metavar="TASK")
+        str,
+        typer.Argument(help='Add, Remove, Extract, "Style Transfer" or Speech.', metavar="TASK"),
     ],
     source: Annotated[Path, typer.Argument(help="The recording to edit.")],
     bundle: BundleOption,
@@ -183,6 +184,12 @@ def edit(
     desc: Annotated[str | None, typer.Option(help="The sound to add, remove or extract.")] = None,
     source_category: Annotated[str | None, typer.Option(help="Style Transfer: from …")] = None,
     target_category: Annotated[str | None, typer.Option(help="Style Transfer: … to.")] = None,
+    transcript: Annotated[
+        str | None, typer.Option(help="Speech: the words that are said; listened for if absent.")
+    ] = None,
+    new_transcript: Annotated[
+        str | None, typer.Option(help="Speech: the words to be said instead.")
+    ] = None,
     negative_prompt: Negative = None,
     plan: PlanName = None,
     shift: Shift = None,
@@ -198,6 +205,9 @@ def edit(
     """Edit a recording.
 
     omni-rt edit Remove street.mp3 -b BUNDLE --desc "a dog barking" -o quiet.wav
+
+    omni-rt edit Speech talk.wav -b BUNDLE --transcript "see you Monday"
+    --new-transcript "see you Tuesday" -o talk2.wav
     """
     with (
         terminal.errors_reported(),
@@ -213,6 +223,8 @@ def edit(
                 desc=desc,
                 source_category=source_category,
                 target_category=target_category,
+                transcript=transcript,
+                new_transcript=new_transcript,
                 negative_prompt=negative_prompt,
                 plan=_shifted(session.plan(plan), shift),
                 cfg_scale=cfg_scale,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from omni_rt.answering import Answerer
 from omni_rt.audio import Audio, Samples, peak_normalised
@@ -19,10 +19,18 @@ from omni_rt.options import InitialLatents, OnStep, Sampling
 from omni_rt.preprocess.waveform import channels_as, fitted
 from omni_rt.sampling import Noise, run_plan
 from omni_rt.senses import Heard, Seen, Senses
-from omni_rt.tasks import Request
+from omni_rt.soundtrack import sound
+from omni_rt.tasks import Footage, Request
 from omni_rt.thinker import Item, Thinker
-from omni_rt.understanding import Answering, Reply, Turn, conversation_text, text_pieces
-from omni_rt.video import Window
+from omni_rt.understanding import (
+    Answering,
+    Reply,
+    Turn,
+    VideoBudget,
+    conversation_text,
+    text_pieces,
+)
+from omni_rt.video import Window, probe, understanding_frames
 
 MAX_BATCH = 64
 MAX_RENOISE_BYTES = 1 << 30
@@ -93,17 +101,29 @@ class Pipeline:
         with self._exclusive(cancel):
             return self._senses.heard(clip, cancel)
 
-    def seen(
-        self,
-        frames: NDArray[np.uint8],
-        *,
-        small: bool,
-        sound: Heard | None,
-        cancel: threading.Event | None = None,
+    def watched(
+        self, footage: Footage, *, with_sound: bool, cancel: threading.Event | None = None
     ) -> Seen:
-        """A video's frames as the thinker's tokens."""
+        """A video to be understood, and its sound if it has one, as the thinker's tokens."""
+        heard = None
+        if with_sound and probe(footage.path).has_audio:
+            self.bundle.graph("audio_tower")
+            track = sound(footage.path, allow_damaged=footage.allow_damaged)
+            heard = None if track is None else self.heard(track, cancel)
+        budget = VideoBudget(
+            context_tokens=self.bundle.thinker_dims.max_positions,
+            sound_tokens=0 if heard is None else heard.tokens,
+            small=footage.small,
+        )
+        frames = understanding_frames(
+            footage.path,
+            most_frames=budget.most_frames,
+            rule=footage.rule,
+            allow_damaged=footage.allow_damaged,
+            size=budget.size,
+        )
         with self._exclusive(cancel):
-            return self._senses.seen(frames, small=small, sound=sound, cancel=cancel)
+            return self._senses.seen(frames, small=footage.small, sound=heard, cancel=cancel)
 
     def answer(
         self, history: Sequence[Turn], question: str, media: Sequence[Item], how: Answering

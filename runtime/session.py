@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike
 from omni_rt.answering import TokenChoice
 from omni_rt.audio import Audio, Samples
 from omni_rt.bundle import Bundle, Progress
+from omni_rt.completion import for_record, with_clips_read, with_words
 from omni_rt.encode import Conditioning, Floats
 from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
 from omni_rt.errors import BundleError, RequestError
@@ -38,8 +40,19 @@ from omni_rt.pipeline import Pipeline, check_batch
 from omni_rt.plans import Plan, make_plan
 from omni_rt.preprocess.chat import check_text
 from omni_rt.preprocess.waveform import read_clip
-from omni_rt.soundtrack import sound
-from omni_rt.tasks import EDITING, GENERATION, VOICE_S, Clip, Edit, Footage, Request, make_request
+from omni_rt.speech_edit import edited_speech
+from omni_rt.tasks import (
+    EDITING,
+    GENERATION,
+    VOICE_S,
+    Clip,
+    Edit,
+    Footage,
+    Request,
+    Speech,
+    TextToSpeech,
+    make_request,
+)
 from omni_rt.thinker import Item
 from omni_rt.understanding import (
     TRANSCRIBE,
@@ -48,10 +61,9 @@ from omni_rt.understanding import (
     OnText,
     Reply,
     Turn,
-    VideoBudget,
     checked_history,
 )
-from omni_rt.video import FrameRule, Window, probe, understanding_frames, windows
+from omni_rt.video import FrameRule, Window, probe, windows
 
 DEFAULT_DURATION_S = 10.0
 
@@ -178,6 +190,8 @@ class Session:
         desc: str | None = None,
         source_category: str | None = None,
         target_category: str | None = None,
+        transcript: str | None = None,
+        new_transcript: str | None = None,
         negative_prompt: str | None = None,
         plan: str | Plan | None = None,
         cfg_scale: float = 7.0,
@@ -187,23 +201,30 @@ class Session:
         on_step: OnStep | None = None,
         cancel: threading.Event | None = None,
     ) -> Audio:
-        """A recording edited: "Add", "Remove" or "Extract" `desc`, or "Style Transfer".
+        """A recording edited: "Add", "Remove" or "Extract" `desc`, "Style Transfer", or "Speech".
 
         The result has the source's duration. Sources longer than the model's window (10 s) are
-        edited in windows that overlap by 1 s. Other arguments and errors are those of `generate`.
+        edited in windows that overlap by 1 s. "Speech" makes a recording of `transcript` (listened
+        for if not given) say `new_transcript`: it keeps the source's rate, channels and level, and
+        outside of what `made["spans"]` lists its bits. Other arguments and errors are those of
+        `generate`.
         """
         given = {
             "source": source,
             "desc": desc,
             "source_category": source_category,
             "target_category": target_category,
+            "transcript": transcript,
+            "new_transcript": new_transcript,
         }
-        request = _with_clips_read(make_request(task, given, among=EDITING))
+        request = with_clips_read(make_request(task, given, among=EDITING))
         assert isinstance(request, Edit)
         assert isinstance(request.source, Audio)
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         seed = checked_seed(seed)
         self._check(request, how, negative_prompt)
+        if isinstance(request, Speech):
+            return self._speech(request, how, seed, negative_prompt)
         (conditioning,) = self._pipeline.encode(request, negative_prompt, cancel)
         samples = edited(self._pipeline, request.source, conditioning, how, seed=seed)
         return self._audio([samples], request, how, seed)
@@ -236,6 +257,8 @@ class Session:
         if None in negatives and any(n is not None for n in negatives):
             raise RequestError("a batch has negative prompts for all its requests, or for none")
         for request, negative in zip(read, negatives, strict=True):
+            if isinstance(request, Speech):
+                raise RequestError("Speech is edited by `edit`, one recording at a time")
             self._check(request, how, negative)
         totals = [self._window_samples(request, duration_s) for request in read]
         conditionings = [
@@ -293,7 +316,7 @@ class Session:
             footage = Footage(
                 path=video, rule=frame_rule, small=small_frames, allow_damaged=allow_damaged
             )
-            media.append(self._seen(footage, with_sound=video_sound, cancel=cancel))
+            media.append(self._pipeline.watched(footage, with_sound=video_sound, cancel=cancel))
         if audio is not None:
             media.append(self._pipeline.heard(read_clip(audio, what="audio"), cancel))
         return self._pipeline.answer(turns, question, media, how)
@@ -316,6 +339,8 @@ class Session:
 
         Of a video these are the inputs for its first window (10 s).
         """
+        if isinstance(request, Speech):
+            raise RequestError("Speech is edited by `edit`: its inputs depend on the words' times")
         request = self._complete(request, None)
         return self._pipeline.encode(request, negative_prompt, windows=self._windows(request, 1))[0]
 
@@ -421,7 +446,7 @@ class Session:
     def _check(self, request: Request, how: Sampling, negative_prompt: str | None) -> None:
         """Raise before anything runs if the bundle or the options cannot serve the request."""
         speech = not isinstance(request, Edit) and request.spoken() is not None
-        needed = ["transcript"] if speech else []
+        needed = ["transcript"] if speech or isinstance(request, Speech) else []
         needed += ["vision_tower", "synchformer"] if request.footage() is not None else []
         needed += ["audio_tower"] if request.example() is not None else []
         self._pipeline.require(*needed)
@@ -459,13 +484,33 @@ class Session:
 
     def _complete(self, request: Request, cancel: threading.Event | None) -> Request:
         """The request with its recordings read, and the words in them heard if not given."""
-        request = _with_clips_read(request)
-        changes = {}
-        for given, words in _WORDS_OF.items():
-            recording = getattr(request, given, None)
-            if recording is not None and getattr(request, words, "") is None:
-                changes[words] = self.transcribe(_first(recording, given), cancel=cancel)
-        return replace(request, **changes) if changes else request
+        return with_words(with_clips_read(request), partial(self.transcribe, cancel=cancel))
+
+    def _speech(
+        self, request: Speech, how: Sampling, seed: int, negative_prompt: str | None
+    ) -> Audio:
+        """A speech edit, at the source's rate."""
+        completed = self._complete(request, how.cancel)
+        assert isinstance(completed, Speech)
+        source, transcript = completed.source, completed.transcript
+        assert isinstance(source, Audio)
+        assert transcript is not None
+
+        def condition(text: str) -> Conditioning:
+            spoken = TextToSpeech(prompt=text)
+            return self._pipeline.encode(spoken, negative_prompt, how.cancel)[0]
+
+        found = edited_speech(
+            self._pipeline,
+            condition,
+            source,
+            transcript=transcript,
+            new_transcript=completed.new_transcript,
+            how=how,
+            seed=seed,
+        )
+        made = {**self._made(completed, how, seed), "spans": list(found.spans)}
+        return Audio(found.samples, source.sample_rate_hz, made, recorded=True)
 
     def _windows(self, request: Request, count: int) -> Iterator[Window]:
         """The windows of a request's video, decoded as they are asked for."""
@@ -480,29 +525,6 @@ class Session:
             allow_damaged=footage.allow_damaged,
         )
 
-    def _seen(self, footage: Footage, *, with_sound: bool, cancel: threading.Event | None) -> Item:
-        """A video, and its sound if it has one, as the thinker's tokens."""
-        heard = None
-        info = probe(footage.path)
-        if with_sound and info.has_audio:
-            self.bundle.graph("audio_tower")
-            track = sound(footage.path, allow_damaged=footage.allow_damaged)
-            assert track is not None
-            heard = self._pipeline.heard(track, cancel)
-        budget = VideoBudget(
-            context_tokens=self.bundle.thinker_dims.max_positions,
-            sound_tokens=0 if heard is None else heard.tokens,
-            small=footage.small,
-        )
-        frames = understanding_frames(
-            footage.path,
-            most_frames=budget.most_frames,
-            rule=footage.rule,
-            allow_damaged=footage.allow_damaged,
-            size=budget.size,
-        )
-        return self._pipeline.seen(frames, small=footage.small, sound=heard, cancel=cancel)
-
     def _starting_from(self, clip: Clip, strength: float | None, how: Sampling) -> Sampling:
         """`how` from a clip's latents, its plan rebuilt to start at their σ."""
         self._pipeline.require("vae_encoder")
@@ -516,42 +538,17 @@ class Session:
     def _audio(
         self, pieces: Iterable[Samples], request: Request, how: Sampling, seed: int
     ) -> Audio:
-        made = {
+        samples = np.concatenate(list(pieces), axis=1)
+        return Audio(samples, self.sample_rate_hz, self._made(request, how, seed))
+
+    def _made(self, request: Request, how: Sampling, seed: int) -> dict[str, Any]:
+        """How a sound is made: for its `made`."""
+        return {
             "task": request.task,
-            **{f.name: _for_record(getattr(request, f.name)) for f in fields(request)},
+            **{f.name: for_record(getattr(request, f.name)) for f in fields(request)},
             "plan": how.plan.name,
             "cfg_scale": how.cfg_scale,
             "rescale": how.rescale,
             "seed": seed,
             "bundle": self.bundle.id,
         }
-        samples = np.concatenate(list(pieces), axis=1)
-        return Audio(samples, self.sample_rate_hz, made)
-
-
-# Recordings of a request, and the field for the words spoken in each.
-_WORDS_OF = {"voice": "voice_transcript", "source": "transcript"}
-
-
-def _first(recording: Audio, given: str) -> Audio:
-    """What of a recording is used: of a voice its first seconds."""
-    if given != "voice":
-        return recording
-    kept = recording.samples[:, : round(VOICE_S * recording.sample_rate_hz)]
-    return replace(recording, samples=kept)
-
-
-def _with_clips_read(request: Request) -> Request:
-    """The request with its recordings decoded and checked, so that they are read once."""
-    if not isinstance(request, Request):
-        raise RequestError(f"a request is one of omni_rt's, such as TextToAudio, got {request!r}")
-    changes: dict[str, Any] = {
-        name: read_clip(getattr(request, name), what=name)
-        for name in ("source", "voice", "audio")
-        if getattr(request, name, None) is not None
-    }
-    return replace(request, **changes) if changes else request
-
-
-def _for_record(value: Any) -> Any:
-    return dict(value.made) if isinstance(value, Audio) else value

@@ -282,6 +282,23 @@ class StyleTransfer(Edit):
         return fill(templates["EDITING_STYLE"], values)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speech(Edit):
+    """Words of a recording replaced in the speaker's own voice.
+
+    `transcript` are the words that are said; a session asks the thinker for them if they are not
+    given. `new_transcript` are those to be said instead.
+    """
+
+    new_transcript: str
+    transcript: str | None = None
+    task: ClassVar[str] = "Speech"
+    system: ClassVar[str] = "SYSTEM_TTS"
+
+    def user_text(self, templates: Mapping[str, str]) -> str:
+        return ""
+
+
 GENERATION: tuple[type[Request], ...] = (
     TextToAudio,
     TextToMusic,
@@ -290,7 +307,7 @@ GENERATION: tuple[type[Request], ...] = (
     TextToSpeech,
     VoiceConversion,
 )
-EDITING: tuple[type[Request], ...] = (Add, Remove, Extract, StyleTransfer)
+EDITING: tuple[type[Request], ...] = (Add, Remove, Extract, StyleTransfer, Speech)
 
 
 def make_request(

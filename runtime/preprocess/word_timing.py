@@ -170,8 +170,10 @@ def _levels(speech: Mono, rate_hz: int) -> Values:
     if len(edges) < 2:
         raise RequestError("no speech in the recording: it is too short")
     power = (speech - speech.mean(dtype=np.float64)) ** 2
-    sums = np.concatenate([[0.0], np.cumsum(power)])[edges]
-    return np.asarray(10 * np.log10(np.maximum(np.diff(sums) / np.diff(edges), 1e-12)))
+    sums = np.concatenate([[0.0], np.cumsum(power, dtype=np.float64)])[edges]
+    return np.asarray(
+        10 * np.log10(np.maximum(np.diff(sums) / np.maximum(np.diff(edges), 1), 1e-12))
+    )
 
 
 def _chunks(levels: Values) -> list[tuple[int, int]]:

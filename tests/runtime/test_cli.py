@@ -27,7 +27,18 @@ def run(*arguments: object) -> Result:
 
 def test_help_shows_every_command_and_an_example() -> None:
     listed = run("--help").stdout
-    for command in ("generate", "edit", "inspect", "verify", "bench", "demo", "doctor", "export"):
+    for command in (
+        "understand",
+        "chat",
+        "generate",
+        "edit",
+        "inspect",
+        "verify",
+        "bench",
+        "demo",
+        "doctor",
+        "export",
+    ):
         assert command in listed
         assert run(command, "--help").exit_code == 0
     assert "omni-rt generate T2A" in run("generate", "--help").stdout
@@ -184,3 +195,56 @@ def test_random_checkpoints_fit_their_configuration(standin: Path, tmp_path: Pat
     config, _ = read_config(tmp_path / "random.json")
     assert config.depth == 1
     checked_tensors(config, open_checkpoint(out).model)
+
+
+def test_understand_answers_and_says_when_it_is_cut(standin_bundle: Path, tmp_path: Path) -> None:
+    heard = Audio(np.full((1, 8000), 0.1, np.float32), 8000).save(tmp_path / "in.wav")
+    arguments = ("understand", "What?", "-b", standin_bundle, "--audio", heard)
+    plain = run(*arguments, "--max-new-tokens", 3)
+    assert plain.exit_code == 0
+    assert "cut after 3 tokens" in plain.stderr
+    told = json.loads(run(*arguments, "--max-new-tokens", 3, "--json").stdout)
+    assert told["tokens"] == 3
+    assert not told["complete"]
+    assert plain.stdout.rstrip("\n") == told["answer"].rstrip("\n")
+
+
+def test_chat_goes_on_after_an_error(standin_bundle: Path) -> None:
+    lines = "One?\n/audio none.wav\n/dance\n\nTwo?\n/new\nThree?\n/quit\nFour?\n"
+    arguments = ["chat", "-b", str(standin_bundle), "--max-new-tokens", "1"]
+    result = CliRunner().invoke(app, arguments, input=lines)
+    assert result.exit_code == 0
+    assert "no file at none.wav" in result.stderr
+    assert "commands are /audio" in result.stderr
+    assert result.stdout.count("\n") == 3
+
+
+def test_a_video_output_is_a_copy_with_the_new_sound(standin_bundle: Path, tmp_path: Path) -> None:
+    from omni_rt.soundtrack import sound
+    from omni_rt.video import probe
+    from tests.runtime.test_understand import write_video
+
+    video, out = write_video(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    arguments = ("generate", "V2A", "-b", standin_bundle, "--plan", "euler-2", "--video", video)
+    assert run(*arguments, "-o", out).exit_code == 0
+    track = sound(out)
+    assert track is not None
+    assert track.duration_s == pytest.approx(probe(out).duration_s, abs=0.1)
+    assert run(*arguments, "-o", tmp_path / "out.wav").exit_code == 0
+    assert Audio.read(tmp_path / "out.wav").duration_s == pytest.approx(2.0)
+    alone = ("generate", "T2A", "-b", standin_bundle, "--prompt", "a", "-o", tmp_path / "no.mp4")
+    result = run(*alone)
+    assert result.exit_code == 1
+    assert "only V2A and V2M make a video" in result.stderr
+
+
+def test_words_are_replaced_from_the_command_line(standin_bundle: Path, tmp_path: Path) -> None:
+    from tests.runtime.test_understand import bursts
+
+    source, out = bursts().save(tmp_path / "in.wav"), tmp_path / "out.wav"
+    words = ("--transcript", "one two tree four", "--new-transcript", "one two seven four")
+    arguments = ("edit", "Speech", source, "-b", standin_bundle, *words, "--plan", "euler-2")
+    result = run(*arguments, "-o", out, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["spans"][0]["old"] == "tree"
+    assert Audio.read(out).sample_rate_hz == Audio.read(source).sample_rate_hz

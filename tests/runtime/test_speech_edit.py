@@ -16,8 +16,9 @@ from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims
 from omni_rt.options import OnStep, Sampling
 from omni_rt.plans import make_plan
+from omni_rt.preprocess.speech_gaps import MARGIN_S
 from omni_rt.preprocess.word_timing import WordTime, words
-from omni_rt.speech_edit import FADE_S, MARGIN_S, SpeechEdit, edited_speech
+from omni_rt.speech_edit import FADE_S, SpeechEdit, edited_speech
 
 from .preprocess.test_word_timing import SECONDS_PER_WEIGHT, babble
 from .tiny_bundle import DIMS
@@ -267,7 +268,7 @@ def test_the_level_is_matched_within_20_db_and_nothing_clips() -> None:
         clip[:, : len(gap)][:, gap] *= 100
         return clip
 
-    source, _ = recording()
+    source, _ = recording(channels=2)
     new = OLD.replace("clock", "television")
     for speaker, loudest in ((whisper, 0.001), (shout, 1.0)):
         found, _ = edit(source, new, pipeline=FakePipeline(speaker=speaker))
@@ -276,6 +277,7 @@ def test_the_level_is_matched_within_20_db_and_nothing_clips() -> None:
         inside = found.samples[:, start + 400 : stop - 400]
         assert np.abs(inside).max() == pytest.approx(loudest, rel=0.7)
         assert np.abs(found.samples).max() <= 1.0
+        assert np.allclose(inside[1], inside[0] / 2, atol=1e-4)
 
 
 def test_a_silent_channel_stays_silent() -> None:
@@ -343,6 +345,22 @@ def test_what_cannot_be_edited_is_refused_before_anything_runs(
     with pytest.raises(RequestError, match=message):
         edit(source, new, old=old, pipeline=pipeline)
     assert pipeline.asked == []
+
+
+def test_a_short_word_between_two_changes_is_no_voice_to_go_by() -> None:
+    source, _ = recording("television a refrigerator")
+    with pytest.raises(RequestError, match="no word of the recording would remain"):
+        edit(source, "radio a microwave", old="television a refrigerator")
+
+
+def test_a_model_that_makes_less_than_it_hears_is_asked_for_less() -> None:
+    text = " ".join([OLD] * 4)
+    source, _ = recording(text)
+    pipeline = FakePipeline(dims=replace(MODEL, clip_samples=80_000))
+    found, _ = edit(source, text.replace("clock", "watch", 1), old=text, pipeline=pipeline)
+    assert is_kept_outside(source, found)
+    (asked,) = pipeline.asked
+    assert not np.any(asked.waveform[80_000:])
 
 
 def test_silence_cannot_be_edited() -> None:

@@ -30,6 +30,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Remove": {"source": CLIP, "desc": "rain"},
     "Extract": {"source": CLIP, "desc": "rain"},
     "Style Transfer": {"source": CLIP, "source_category": "cat", "target_category": "dog"},
+    "Speech": {"source": CLIP, "new_transcript": "good bye"},
 }
 CASES = list(REQUIRED.items())
 OPTIONAL = {"VC": {"transcript", "voice_transcript"}}  # the thinker may be asked for these
@@ -102,6 +103,7 @@ def test_generation_and_editing_do_not_mix() -> None:
         ("Remove", "Remove rain"),
         ("Extract", "Extract rain"),
         ("Style Transfer", "cat to dog"),
+        ("Speech", ""),
     ],
 )
 def test_the_users_turn_is_worded_as_the_model_was_trained(task: str, text: str) -> None:

@@ -427,3 +427,56 @@ def test_a_bundle_without_a_sense_says_which(standin: Path, tmp_path: Path, sile
             deaf.understand("a", video=silent)
         with pytest.raises(BundleError, match="stage"):
             deaf.generate("V2A", video=silent)
+
+
+# Words replaced in a recording
+
+
+def bursts(rate: int = RATE) -> Audio:
+    """Four bursts of noise with pauses between: four words, as far as timing is concerned."""
+    stream, gap = np.random.RandomState(0), np.zeros(round(0.2 * rate))
+    word = 0.3 * stream.standard_normal(round(0.4 * rate)) * np.hanning(round(0.4 * rate))
+    samples = np.concatenate([np.concatenate([gap, word]) for _ in range(4)] + [gap])
+    stereo = np.stack([samples, 0.5 * samples])
+    return Audio((np.round(stereo * 32768) / 32768).astype(np.float32), rate)
+
+
+def test_outside_the_spans_a_speech_edit_keeps_every_bit(session: Session, tmp_path: Path) -> None:
+    source = bursts()
+    given = {"transcript": "one two tree four", "new_transcript": "one two seven four"}
+    edited = session.edit("Speech", source, plan=PLAN, seed=1, **given)
+    assert edited.sample_rate_hz == RATE
+    assert len(edited.samples) == 2
+    (span,) = edited.made["spans"]
+    assert (span["old"], span["new"]) == ("tree", "seven")
+    start, stop = round(span["from_s"] * RATE), round(span["to_s"] * RATE)
+    after = round(span["until_s"] * RATE)
+    assert np.array_equal(edited.samples[:, : start - 1], source.samples[:, : start - 1])
+    assert np.array_equal(edited.samples[:, after + 1 :], source.samples[:, stop + 1 :])
+    assert not np.array_equal(edited.samples[:, start:after], source.samples[:, start:stop])
+    saved = Audio.read(edited.save(tmp_path / "out.wav"))
+    assert np.array_equal(saved.samples, edited.samples)
+
+
+def test_the_words_of_a_recording_may_be_listened_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "transcribe", lambda *_, **__: "one two tree four")
+    edited = session.edit("Speech", bursts(), new_transcript="one two five four", plan=PLAN, seed=1)
+    assert edited.made["transcript"] == "one two tree four"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"transcript": "a b"}, "Speech needs new_transcript"),
+        ({"transcript": "one two", "new_transcript": "one two"}, "nothing to change"),
+        ({"transcript": " ", "new_transcript": "a"}, "transcript is empty"),
+        ({"transcript": "a", "new_transcript": "b", "desc": "c"}, "takes no desc"),
+    ],
+)
+def test_what_cannot_be_said_instead_is_refused(
+    given: dict[str, str], message: str, session: Session
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        session.edit("Speech", bursts(), plan=PLAN, **given)
