@@ -34,7 +34,8 @@ class TokenChoice:
         """A token of logits [vocabulary]: temperature, then top-k, then top-p, in fp64."""
         if self.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64) / self.temperature
+        with np.errstate(over="ignore"):  # a vanishing temperature is greedy
+            scaled = (logits.astype(np.float64) - float(logits.max())) / self.temperature
         order = np.argsort(-scaled, kind="stable")
         order = order[: self.top_k] if self.top_k else order
         weights = np.exp(scaled[order] - scaled[order[0]])

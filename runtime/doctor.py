@@ -35,7 +35,7 @@ def examine() -> list[Finding]:
         _core(),
         _mp3(),
         _packages("export checkpoints", _EXPORT, "pip install 'omni_rt[export]'"),
-        _packages("read video", ("av",), "pip install 'omni_rt[video]'"),
+        _packages("read video", ("av", "pillow"), "pip install 'omni_rt[video]'"),
         _gpu(),
     ]
 

@@ -161,7 +161,8 @@ class Encoder:
             ]
         found = []
         for window in windows:
-            seen = self._senses.seen(window.slow_frames, small=footage.small, cancel=cancel)
+            frames, small = window.slow_frames, footage.small
+            seen = self._senses.seen(frames, as_they_are=small, cancel=cancel)
             hidden = self._hidden(request.system, user, [seen, *items])
             found.append(
                 Conditioning(

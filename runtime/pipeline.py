@@ -123,7 +123,7 @@ class Pipeline:
             size=budget.size,
         )
         with self._exclusive(cancel):
-            return self._senses.seen(frames, small=footage.small, sound=heard, cancel=cancel)
+            return self._senses.seen(frames, as_they_are=True, sound=heard, cancel=cancel)
 
     def answer(
         self, history: Sequence[Turn], question: str, media: Sequence[Item], how: Answering

@@ -102,14 +102,14 @@ class Senses:
         self,
         frames: Frames,
         *,
-        small: bool = False,
+        as_they_are: bool = False,
         sound: Heard | None = None,
         cancel: threading.Event | None = None,
     ) -> Seen:
-        """A video's tokens from its frames; `small` keeps them at the size they have."""
+        """A video's tokens from its frames, resized as the original does or `as_they_are`."""
         thinker = self._thinker
         unit, height, width = thinker.patch_px * thinker.merge, *frames.shape[1:3]
-        if small:
+        if as_they_are:
             height, width = max(height // unit, 1) * unit, max(width // unit, 1) * unit
         else:
             height, width = fitted_size(

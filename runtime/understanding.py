@@ -18,7 +18,8 @@ MAX_NEW_TOKENS = 8192
 TRANSCRIPT_TOKENS = 256
 TRANSCRIBE = "Write down the words that are spoken, exactly as they are said, and nothing else."
 
-_TOKEN_PX = 28 * 28
+_TOKEN_SIDE = 28
+_TOKEN_PX = _TOKEN_SIDE**2
 _MOST_FRAMES = 768
 _VIDEO_SHARE = 0.9  # of the thinker's context that a video may fill
 _SMALL_PX = 224
@@ -134,12 +135,18 @@ class VideoBudget:
         return max(min(_MOST_FRAMES, fitting), 4)
 
     def size(self, frames: int, height: int, width: int) -> tuple[int, int]:
-        """Height and width for so many frames."""
+        """Height and width for so many frames, in whole tokens."""
         if self.small:
             return _SMALL_PX, _SMALL_PX
-        shared = self._tokens * _TOKEN_PX * 2 / frames
-        most = min(MOST_PX, understanding_most_px(frames), max(shared, 1.05 * LEAST_PX))
-        return fitted_size(height, width, least_px=LEAST_PX, most_px=most)
+        per_grid = max(int(self._tokens / -(-frames // 2)), 1)
+        most = min(MOST_PX, understanding_most_px(frames), max(per_grid * _TOKEN_PX, LEAST_PX))
+        rows, columns = (
+            side // _TOKEN_SIDE
+            for side in fitted_size(height, width, least_px=LEAST_PX, most_px=most)
+        )
+        while rows * columns > per_grid:  # the least size is a few tokens more than it says
+            rows, columns = (rows - 1, columns) if rows > columns else (rows, columns - 1)
+        return rows * _TOKEN_SIDE, columns * _TOKEN_SIDE
 
 
 def text_pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[tuple[int, str]]:

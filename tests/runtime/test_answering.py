@@ -555,7 +555,7 @@ def tokens_of_a_grid(budget: VideoBudget, frames: int, height: int, width: int) 
     pair = np.zeros((2, *budget.size(frames, height, width), 3), np.uint8)
     senses = Senses(BUNDLE, None)  # type: ignore[arg-type]  # nothing is run
     senses.cache = SimpleNamespace(get=lambda *_: None)  # type: ignore[assignment]
-    return senses.seen(pair, small=budget.small).layout.tokens
+    return senses.seen(pair, as_they_are=True).layout.tokens
 
 
 @given(st.integers(4, 768), SIDES, SIDES)
