@@ -17,6 +17,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import Cancelled, EngineError
 from omni_rt.feature_cache import Floats
+from omni_rt.options import raise_if_cancelled
 from omni_rt.thinker import Prompt, Thinker
 
 _SLICE_TOKENS = 256  # of a prompt at once: bounds the memory of attention, not the result
@@ -137,7 +138,7 @@ class Answerer:
                     return
                 yield token
                 if count + 1 < most:
-                    _raise_if(cancel)
+                    raise_if_cancelled(cancel)
                     at = np.full((3, 1), cache.length + prompt.delta)
                     ids = np.array([token])
                     logits = self._run(cache, self._thinker.embedded(ids), ids, at)
@@ -152,7 +153,7 @@ class Answerer:
         cache.cut(self.known(prompt))
         logits: Floats | None = None
         while cache.length < prompt.length:
-            _raise_if(cancel)
+            raise_if_cancelled(cancel)
             part = slice(cache.length, cache.length + _SLICE_TOKENS)
             embeds = self._thinker.embeds(prompt, part.start, part.stop)
             logits = self._run(cache, embeds, prompt.keys[part], prompt.positions[:, part])
@@ -179,8 +180,3 @@ class Answerer:
             raise EngineError("thinker_lm gave NaN or infinite logits: run `omni-rt verify`")
         cache.extend(out, keys, positions)
         return logits
-
-
-def _raise_if(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("cancelled by the caller")

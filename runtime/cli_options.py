@@ -16,9 +16,11 @@ BundleOption = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option(
-        "--output", "-o", help="Where to write: .wav, .flac, .ogg, .mp3, or for a video .mp4."
-    ),
+    typer.Option("--output", "-o", help="Where to write: .wav, .flac, .ogg or .mp3."),
+]
+VideoOutput = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Where to write: .wav, .flac, .ogg, .mp3, or .mp4 (V2A)."),
 ]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all if not given.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -43,9 +45,10 @@ Negative = Annotated[str | None, typer.Option(help="What should not be heard.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Do not normalise the peak.")]
 Memory = Annotated[str, typer.Option(help="resident or staged.")]
 FrameRuleName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="time_correct takes a video's frames by their time, upstream_compat by their number."
+        help="time_correct (default) takes a video's frames by their time, upstream_compat by "
+        "their number."
     ),
 ]
 SmallFrames = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,12 +28,15 @@ from omni_rt.cli_options import (
     SmallFrames,
     Threads,
     Uncertified,
+    VideoOutput,
     open_session,
 )
 from omni_rt.errors import RequestError
 from omni_rt.mux import VIDEO_SUFFIXES, check_video_target, with_sound
 from omni_rt.plans import Plan, make_plan
 from omni_rt.video import probe
+
+_LONGER_S = 0.1  # than the picture, that is cut without a word
 
 
 def commands(app: typer.Typer) -> None:
@@ -52,14 +55,22 @@ def _shifted(plan: Plan, shift: float | None) -> Plan:
 
 
 @contextmanager
-def _writable(output: Path, raw: bool, video: Path | None = None) -> Iterator[None]:
+def _writable(
+    output: Path, raw: bool, video: Path | None = None, duration_s: float | None = None
+) -> Iterator[None]:
     """Refuse an output before the work is done for it."""
     if output.suffix.lower() in VIDEO_SUFFIXES:
         check_video_target(output)
         if video is None:
             raise RequestError(f"cannot write {output.name}: only V2A and V2M make a video")
-        if probe(video).is_image:
+        info = probe(video)
+        if info.is_image:
             raise RequestError(f"cannot write {output.name}: a picture does not move; use .wav")
+        if duration_s is not None and duration_s > info.duration_s + _LONGER_S:
+            raise RequestError(
+                f"cannot write {output.name}: the video lasts {info.duration_s:.2f} s; "
+                "use .wav for longer sound"
+            )
     else:
         check_target(output)
     if raw and output.suffix.lower() != ".wav":
@@ -81,7 +92,7 @@ def _finish(audio: Audio, output: Path, as_json: bool, video: Path | None = None
 def generate(
     task: Annotated[str, typer.Argument(help="T2A, T2M, V2A, V2M, TTS or VC.", metavar="TASK")],
     bundle: BundleOption,
-    output: Output,
+    output: VideoOutput,
     prompt: Annotated[str | None, typer.Option(help="What to make, or for TTS the words.")] = None,
     video: Annotated[
         Path | None, typer.Option(help="V2A, V2M: the video, or a picture, to make sound for.")
@@ -101,7 +112,7 @@ def generate(
     source: Annotated[
         Path | None, typer.Option(help="VC: that recording, listened to if --transcript is absent.")
     ] = None,
-    frame_rule: FrameRuleName = "time_correct",
+    frame_rule: FrameRuleName = None,
     small_frames: SmallFrames = False,
     allow_damaged: AllowDamaged = False,
     init_audio: Annotated[Path | None, typer.Option(help="A recording to vary.")] = None,
@@ -138,19 +149,20 @@ def generate(
     """
     with (
         terminal.errors_reported(),
-        _writable(output, raw, video),
+        _writable(output, raw, video, duration),
         open_session(
             bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
         ) as session,
     ):
         with terminal.progress_bars() as bars:
-            options = _video_options(frame_rule, small_frames, allow_damaged)
             made = session.generate(
                 task,
                 prompt=prompt,
                 video=video,
                 audio=audio,
-                **(options if video is not None else {}),
+                frame_rule=frame_rule,  # type: ignore[arg-type]  # checked there
+                small_frames=small_frames or None,
+                allow_damaged=allow_damaged or None,
                 voice=voice,
                 voice_transcript=voice_transcript,
                 transcript=transcript,
@@ -167,10 +179,6 @@ def generate(
                 on_step=bars("sampling"),
             )
         _finish(made, output, as_json, video)
-
-
-def _video_options(frame_rule: str, small: bool, allow_damaged: bool) -> dict[str, Any]:
-    return {"frame_rule": frame_rule, "small_frames": small, "allow_damaged": allow_damaged}
 
 
 def edit(

@@ -16,7 +16,6 @@ from omni_rt.cli_options import (
     FrameRuleName,
     Json,
     Memory,
-    Seed,
     SmallFrames,
     Threads,
     Uncertified,
@@ -34,6 +33,9 @@ NoSound = Annotated[bool, typer.Option("--no-sound", help="Do not listen to the 
 MostTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
 Temperature = Annotated[
     float, typer.Option(help="0 takes the likeliest token; higher is more varied.")
+]
+DrawSeed = Annotated[
+    int | None, typer.Option("--seed", help="The same seed draws the same answer.")
 ]
 TopK = Annotated[int, typer.Option(help="Draw among so many likeliest tokens; 0: all.")]
 TopP = Annotated[float, typer.Option(help="Draw among the likeliest that hold this probability.")]
@@ -56,8 +58,8 @@ def understand(
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
-    seed: Seed = None,
-    frame_rule: FrameRuleName = "time_correct",
+    seed: DrawSeed = None,
+    frame_rule: FrameRuleName = None,
     small_frames: SmallFrames = False,
     allow_damaged: AllowDamaged = False,
     threads: Threads = None,
@@ -88,7 +90,7 @@ def understand(
             top_p=top_p,
             seed=seed,
             stream=None if as_json else terminal.stream,
-            frame_rule=frame_rule,  # type: ignore[arg-type]  # checked there
+            frame_rule=frame_rule or "time_correct",  # type: ignore[arg-type]  # checked there
             small_frames=small_frames,
             allow_damaged=allow_damaged,
         )
@@ -108,8 +110,8 @@ def chat(
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
-    seed: Seed = None,
-    frame_rule: FrameRuleName = "time_correct",
+    seed: DrawSeed = None,
+    frame_rule: FrameRuleName = None,
     small_frames: SmallFrames = False,
     allow_damaged: AllowDamaged = False,
     threads: Threads = None,
@@ -135,7 +137,7 @@ def chat(
             "top_p": top_p,
             "seed": seed,
             "stream": terminal.stream,
-            "frame_rule": frame_rule,
+            "frame_rule": frame_rule or "time_correct",
             "small_frames": small_frames,
             "allow_damaged": allow_damaged,
         }
@@ -168,6 +170,7 @@ def _converse(
                 _note_cut(reply)
         except OmniError as error:
             terminal.note(f"error: {error}")
+            shown = {}
 
 
 def _existing(name: str) -> Path:
@@ -204,7 +207,7 @@ def transcribe(
         if as_json:
             terminal.print_json({"transcript": words})
         else:
-            terminal.say(words)
+            terminal.stream(words + "\n")
 
 
 def _facts(reply: Reply) -> dict[str, Any]:
@@ -213,6 +216,7 @@ def _facts(reply: Reply) -> dict[str, Any]:
         "tokens": reply.tokens,
         "complete": reply.complete,
         "prompt_tokens": reply.prompt_tokens,
+        "seed": reply.seed,
     }
 
 

@@ -17,12 +17,16 @@ _WORDS_OF = {"voice": "voice_transcript", "source": "transcript"}
 
 def with_words(request: Request, transcribe: Callable[[Audio], str]) -> Request:
     """The request, whose recordings are read, with the words in them heard if not given."""
-    changes = {}
-    for given, words in _WORDS_OF.items():
-        recording = getattr(request, given, None)
-        if recording is not None and getattr(request, words, "") is None:
-            changes[words] = transcribe(_first(recording, given))
-    return replace(request, **changes) if changes else request
+    unsaid = {
+        words: _first(recording, given)
+        for given, words in _WORDS_OF.items()
+        if (recording := getattr(request, given, None)) is not None
+        and getattr(request, words, "") is None
+    }
+    if not unsaid:
+        return request
+    replace(request, **dict.fromkeys(unsaid, "words")).spoken()  # what else is wrong is said first
+    return replace(request, **{words: transcribe(clip) for words, clip in unsaid.items()})
 
 
 def _first(recording: Audio, given: str) -> Audio:

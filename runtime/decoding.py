@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from omni_rt.errors import RequestError
+from omni_rt.options import raise_if_cancelled
 from omni_rt.preprocess.resize import NEEDED, Pixels, pillow
 
 Decoded = Generator[tuple[Fraction, Any], None, None]  # times as the file has them, frames
 
 LONGEST_S = 600
-
+_SLACK_S = 1  # ten minutes at 29.97 fps are a little more
 _log = logging.getLogger("omni_rt")
 _STILLS = frozenset({"PNG", "JPEG", "MPO", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF", "TGA"})
 _UNSAID_S = Fraction(1, 2)  # a picture that ends earlier than its header says by this is reported
@@ -33,7 +35,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
     says meanwhile.
     """
     av = load_av()
-    if not Path(path).is_file():
+    if not is_file(path):
         raise RequestError(f"no video file at {path}")
     try:
         # "file:", lest a colon in a name be a protocol
@@ -46,7 +48,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
                 raise RequestError(f"{path} is a picture that cannot be decoded")
             if not pictures or pictures[0].codec_context is None:
                 raise RequestError(f"{path} holds no picture that can be decoded")
-            if (declared_s(container, pictures[0]) or 0) > LONGEST_S:
+            if (declared_s(container, pictures[0]) or 0) > LONGEST_S + _SLACK_S:
                 raise too_long(path)
             pictures[0].codec_context.options = {"err_detect": "explode"}
             yield container, pictures[0]
@@ -68,7 +70,7 @@ def load_av() -> Any:
 def still_picture(path: str | Path) -> Pixels | None:
     """The upright picture of a still image; None for everything else."""
     image = pillow()
-    if not Path(path).is_file():
+    if not is_file(path):
         raise RequestError(f"no video file at {path}")
     try:
         with image.open(path) as picture:
@@ -98,49 +100,69 @@ class Damage:
         where = f"{self.path} is damaged about {float(at_s):.1f} s in"
         if not self.allowed:
             raise RequestError(
-                f"{where}: repair it, or pass allow_damaged=True to go on regardless"
+                f"{where}: repair it, or go on regardless with allow_damaged=True (--allow-damaged)"
             )
         if not self.told:
             _log.warning("%s; damaged frames show the one before", where)
             self.told = True
 
 
-def decoded_frames(path: str | Path, stream: Any, allow_damaged: bool) -> Decoded:
+def decoded_frames(
+    path: str | Path,
+    stream: Any,
+    allow_damaged: bool,
+    cancel: threading.Event | None = None,
+) -> Decoded:
     """PyAV's frames and their times as the file has them; without any, as the average rate says.
 
-    Raises RequestError for damage, for too many, and for none.
+    Raises RequestError for damage, for too many, and for none; Cancelled between frames.
     """
     damage = Damage(path=path, allowed=allow_damaged)
     frame_s = 1 / average_rate(stream)
     begin: Fraction | None = None
-    time, good = Fraction(0), None
+    time, end, good = Fraction(0), Fraction(0), None
     for frame in read_frames(stream, damage):
+        raise_if_cancelled(cancel)
         time = (
             (Fraction(0) if begin is None else time + frame_s)
             if frame.pts is None
             else time_of(frame)
         )
+        end = time + max(frame_s, Fraction((frame.duration or 0) * (frame.time_base or 0)))
         begin = time if begin is None else begin
         if frame.is_corrupt:
             damage.found(time - begin)
             frame = good
-        if time - begin > LONGEST_S:
+        if time - begin > LONGEST_S + _SLACK_S:
             raise too_long(path)
         if frame is not None:
             good = frame
             yield time, frame
     if begin is None or good is None:
         raise RequestError(f"{path} holds no frames that can be decoded")
-    _tell_of_loss(path, stream, time + frame_s, begin)
+    _check_whole(path, stream, end, begin, damage)
 
 
-def _tell_of_loss(path: str | Path, stream: Any, end: Fraction, begin: Fraction) -> None:
-    """Warn of a file that was cut off: there is less of it than its header says."""
-    if stream.duration is None and stream.container.streams.audio:
-        return  # the duration may be the sound's
-    declared = declared_s(stream.container, stream) or Fraction(0)
-    if declared - max(end, end - begin) > _UNSAID_S:  # some count from 0, some from the first frame
-        _log.warning("%s: the picture ends at %.1f s of %.1f s", path, end - begin, declared)
+def _check_whole(
+    path: str | Path, stream: Any, end: Fraction, begin: Fraction, damage: Damage
+) -> None:
+    """A file that was cut off is damaged where it ends: there is less of it than it says."""
+    container = stream.container
+    declared = declared_s(container, stream)
+    if declared is None and container.duration:  # it may be the sound's
+        declared, end = Fraction(container.duration, 1_000_000), max(end, _last_packet_s(path))
+    if (declared or 0) - max(end, end - begin) > _UNSAID_S:  # some count from the first frame
+        damage.found(end - begin)
+
+
+def _last_packet_s(path: str | Path) -> Fraction:
+    """When the last packet of any stream ends."""
+    last = Fraction(0)
+    with opened(path) as (container, _), suppress(load_av().error.FFmpegError):
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base:
+                last = max(last, (packet.pts + (packet.duration or 0)) * packet.time_base)
+    return last
 
 
 def read_frames(track: Any, damage: Damage) -> Iterator[Any]:
@@ -203,10 +225,20 @@ def average_rate(stream: Any) -> Fraction:
 
 
 def declared_s(container: Any, stream: Any) -> Fraction | None:
+    """How long the picture lasts by the file's header, if that says so."""
     if stream.duration and stream.time_base:
         return Fraction(stream.duration * stream.time_base)
-    return Fraction(container.duration, 1_000_000) if container.duration else None
+    alone = len(container.streams) == 1  # else it may be the sound that lasts so long
+    return Fraction(container.duration, 1_000_000) if container.duration and alone else None
 
 
 def too_long(path: str | Path) -> RequestError:
     return RequestError(f"{path} lasts longer than {LONGEST_S} s: cut it first")
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file; False also for a name that no file can have."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False

@@ -159,19 +159,23 @@ class Encoder:
                     negative_hidden=negative,
                 )
             ]
-        found = []
-        for window in windows:
-            frames, small = window.slow_frames, footage.small
-            seen = self._senses.seen(frames, as_they_are=small, cancel=cancel)
-            hidden = self._hidden(request.system, user, [seen, *items])
-            found.append(
-                Conditioning(
-                    hidden=shorten(hidden, self._dims.context_tokens),
-                    sync=self._senses.sync(window.sync_frames, cancel),
-                    negative_hidden=negative,
-                )
+        looked = [  # every window is seen before any is thought about: phases take turns
+            (
+                self._senses.seen(window.slow_frames, as_they_are=footage.small, cancel=cancel),
+                self._senses.sync(window.sync_frames, cancel),
             )
-        return found
+            for window in windows
+        ]
+        return [
+            Conditioning(
+                hidden=shorten(
+                    self._hidden(request.system, user, [seen, *items]), self._dims.context_tokens
+                ),
+                sync=sync,
+                negative_hidden=negative,
+            )
+            for seen, sync in looked
+        ]
 
     def _waveform(self, request: Request) -> Floats | None:
         given = request.clip()

@@ -51,6 +51,11 @@ class EnginePool:
         self._lock = threading.Lock()
         self._closed = False
 
+    @property
+    def staged(self) -> bool:
+        """Whether phases take turns in memory."""
+        return self._memory == "staged"
+
     def get(self, stage: str) -> Engine:
         """The stage's engine, loaded if need be. Raises BundleError or EngineError."""
         from omni_rt.engines.ort import OrtEngine
@@ -60,7 +65,7 @@ class EnginePool:
                 raise EngineError("this session is closed")
             if stage not in self._loaded:
                 spec = self._bundle.graph(stage)
-                if self._memory == "staged":
+                if self.staged:
                     self._release_other_phases(stage)
                 path = self._bundle.path(spec.path)
                 self._loaded[stage] = OrtEngine(path, spec, threads=self._threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -55,7 +55,7 @@ def segment_hop(dims: Dims) -> int:
 def generated(
     pipeline: Pipeline,
     request: Request,
-    conditionings: Sequence[Conditioning],
+    conditionings: Iterable[Conditioning],
     how: Sampling,
     *,
     seed: int,
@@ -72,8 +72,10 @@ def generated(
 
     def segments() -> Iterator[Samples]:
         before: Floats | None = None
+        each = iter(conditionings)
+        own = next(each)
         for i in range(count):
-            own = conditionings[min(i, len(conditionings) - 1)]
+            own = next(each, own) if i else own
             now = own if before is None else replace(own, waveform=before)
             clip = pipeline.clips([now], [nth_seed(seed, i)], how, how.progress_of(i, count))[0]
             yield clip

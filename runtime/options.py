@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rt.errors import RequestError
+from omni_rt.errors import Cancelled, RequestError
 from omni_rt.plans import Plan
 
 MAX_DURATION_S = 600.0
@@ -108,3 +108,9 @@ def checked_strength(strength: float | None) -> float:
     if not (is_number(strength) and 0 < strength < 1):
         raise RequestError(f"init_strength must lie between 0 and 1, got {strength!r}")
     return float(strength)
+
+
+def raise_if_cancelled(cancel: threading.Event | None) -> None:
+    """Raise Cancelled if the caller has set the event."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("cancelled by the caller")

@@ -15,8 +15,9 @@ from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning, Encoder, Floats, as_floats
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import Cancelled, RequestError
-from omni_rt.options import InitialLatents, OnStep, Sampling
+from omni_rt.options import InitialLatents, OnStep, Sampling, raise_if_cancelled
 from omni_rt.preprocess.waveform import channels_as, fitted
+from omni_rt.preprocess.whisper_mel import MAX_S
 from omni_rt.sampling import Noise, run_plan
 from omni_rt.senses import Heard, Seen, Senses
 from omni_rt.soundtrack import sound
@@ -65,7 +66,7 @@ class Pipeline:
                 raise Cancelled("cancelled by the caller while waiting for another request")
         self._holder = threading.get_ident()
         try:
-            _raise_if(cancel)
+            raise_if_cancelled(cancel)
             yield
         finally:
             self._holder = None
@@ -109,6 +110,11 @@ class Pipeline:
         if with_sound and probe(footage.path).has_audio:
             self.bundle.graph("audio_tower")
             track = sound(footage.path, allow_damaged=footage.allow_damaged)
+            if track is not None and track.duration_s > MAX_S:
+                raise RequestError(
+                    f"the video's sound lasts {track.duration_s:.0f} s; at most {MAX_S} s are "
+                    "heard: leave it out with video_sound=False (--no-sound), or cut the video"
+                )
             heard = None if track is None else self.heard(track, cancel)
         budget = VideoBudget(
             context_tokens=self.bundle.thinker_dims.max_positions,
@@ -121,6 +127,7 @@ class Pipeline:
             rule=footage.rule,
             allow_damaged=footage.allow_damaged,
             size=budget.size,
+            cancel=cancel,
         )
         with self._exclusive(cancel):
             return self._senses.seen(frames, as_they_are=True, sound=heard, cancel=cancel)
@@ -147,11 +154,13 @@ class Pipeline:
                 answer += piece
                 if piece and how.stream is not None:
                     how.stream(piece)
+            complete = self._answerer.finished
         return Reply(
             text=answer,
             history=(*history, Turn(question=question, answer=answer, media=tuple(media))),
             tokens=count,
-            complete=self._answerer.finished,
+            complete=complete,
+            seed=how.seed,
             prompt_tokens=prompt.length,
             reused_tokens=reused,
         )
@@ -198,6 +207,8 @@ class Pipeline:
             start = _towards(how.initial, start, np.stack([stream.encoder for stream in streams]))
         rows = [[stream.draw() for stream in streams] for _ in range(how.plan.renoise_rows)]
         with self._exclusive(how.cancel):
+            if self._pool.staged:  # an answer's keys and values would lie beside the transformer
+                self._answerer.forget()
             prepared = [self._encoder.prepare(c, with_negative=how.guided) for c in conditionings]
             found, _ = run_plan(
                 self._pool.get("dit_step"),
@@ -219,7 +230,7 @@ class Pipeline:
         with self._exclusive(cancel):
             engine = self._pool.get("vae_decoder")
             for item in array:
-                _raise_if(cancel)
+                raise_if_cancelled(cancel)
                 clips.append(engine.run(latents=item[None])["waveform"])
         return np.asarray(np.concatenate(clips), np.float32)
 
@@ -247,11 +258,6 @@ class Pipeline:
             self._pool.close()
             self._answerer.forget()
             self._senses.cache.clear()
-
-
-def _raise_if(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("cancelled by the caller")
 
 
 def _towards(initial: InitialLatents, noise: Floats, encoder_noise: Floats) -> Floats:

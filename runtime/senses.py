@@ -12,9 +12,10 @@ from omni_rt.audio import Audio
 from omni_rt.bundle import Bundle
 from omni_rt.contract import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_HOP
 from omni_rt.engine_pool import EnginePool
-from omni_rt.errors import Cancelled, RequestError
+from omni_rt.errors import RequestError
 from omni_rt.feature_cache import FeatureCache, Floats, content_hash
 from omni_rt.manifest import ThinkerDims
+from omni_rt.options import raise_if_cancelled
 from omni_rt.preprocess.patches import LEAST_PX, MOST_PX, fitted_size, patch_tables, patches
 from omni_rt.preprocess.positions import VideoTokens
 from omni_rt.preprocess.resize import bicubic, normalised
@@ -90,7 +91,7 @@ class Senses:
             chunks, lengths = chunked(mel, frames=thinker.chunk_frames)
             rows = []
             for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
-                _raise_if(cancel)
+                raise_if_cancelled(cancel)
                 part = slice(start, start + _CHUNKS_AT_ONCE)
                 out = engine.run(mel=chunks[part], lengths=lengths[part])["audio_embeds"]
                 rows.append(out.reshape(-1, out.shape[-1]))
@@ -125,7 +126,7 @@ class Senses:
             at_once = max(_PATCHES_AT_ONCE // (rows * columns), 1) * thinker.temporal_patch
             found = []
             for start in range(0, len(frames), at_once):
-                _raise_if(cancel)
+                raise_if_cancelled(cancel)
                 part = [bicubic(frame, height, width) for frame in frames[start : start + at_once]]
                 out = engine.run(
                     pixels=patches(np.stack(part), thinker),
@@ -155,7 +156,7 @@ class Senses:
             starts = range(0, len(frames) - SYNC_SEGMENT_FRAMES + 1, SYNC_SEGMENT_HOP)
             rows = []
             for first in range(0, len(starts), _SEGMENTS_AT_ONCE):
-                _raise_if(cancel)
+                raise_if_cancelled(cancel)
                 segments = [
                     normalised(frames[start : start + SYNC_SEGMENT_FRAMES])
                     for start in starts[first : first + _SEGMENTS_AT_ONCE]
@@ -164,8 +165,3 @@ class Senses:
             return np.asarray(np.concatenate(rows), np.float32)
 
         return self.cache.get("synchformer", content_hash(frames), compute)
-
-
-def _raise_if(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("cancelled by the caller")

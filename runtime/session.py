@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,7 @@ from omni_rt.longform import (
     segment_hop,
 )
 from omni_rt.options import (
+    MAX_DURATION_S,
     OnStep,
     Sampling,
     checked_duration,
@@ -55,8 +57,10 @@ from omni_rt.tasks import (
 )
 from omni_rt.thinker import Item
 from omni_rt.understanding import (
+    LEAST_TRANSCRIPT_TOKENS,
+    MAX_NEW_TOKENS,
     TRANSCRIBE,
-    TRANSCRIPT_TOKENS,
+    TRANSCRIPT_TOKENS_PER_S,
     Answering,
     OnText,
     Reply,
@@ -66,6 +70,7 @@ from omni_rt.understanding import (
 from omni_rt.video import FrameRule, Window, probe, windows
 
 DEFAULT_DURATION_S = 10.0
+_WINDOWS_AT_ONCE = 6  # of a video: 17 MB of thinker states each, officially
 
 
 class Session:
@@ -247,6 +252,8 @@ class Session:
 
         Each is one window at most. Raises as `generate` does; then no request has a result.
         """
+        if not isinstance(requests, (list, tuple)):
+            raise RequestError(f"a batch is a list of requests, got {type(requests).__name__}")
         check_batch(len(requests))
         drawn = [checked_seed(s) for s in ([None] * len(requests) if seeds is None else seeds)]
         negatives = [None] * len(requests) if negative_prompts is None else list(negative_prompts)
@@ -310,12 +317,12 @@ class Session:
         )
         check_text(question, what="question")
         turns = checked_history(history)
+        footage = Footage(
+            path=video or "", rule=frame_rule, small=small_frames, allow_damaged=allow_damaged
+        )
         self._pipeline.require_answers(hears=audio is not None, sees=video is not None)
         media: list[Item] = []
         if video is not None:
-            footage = Footage(
-                path=video, rule=frame_rule, small=small_frames, allow_damaged=allow_damaged
-            )
             media.append(self._pipeline.watched(footage, with_sound=video_sound, cancel=cancel))
         if audio is not None:
             media.append(self._pipeline.heard(read_clip(audio, what="audio"), cancel))
@@ -324,14 +331,24 @@ class Session:
     def transcribe(self, speech: Clip, *, cancel: threading.Event | None = None) -> str:
         """The words spoken in a recording, as the thinker hears them.
 
-        Raises RequestError if it hears none.
+        Raises RequestError if it hears none, or does not come to an end.
         """
+        clip = read_clip(speech, what="the recording")
+        most = round(TRANSCRIPT_TOKENS_PER_S * clip.duration_s)
         reply = self.understand(
-            TRANSCRIBE, audio=speech, max_new_tokens=TRANSCRIPT_TOKENS, cancel=cancel
+            TRANSCRIBE,
+            audio=clip,
+            max_new_tokens=min(max(most, LEAST_TRANSCRIPT_TOKENS), MAX_NEW_TOKENS),
+            cancel=cancel,
         )
         words = " ".join(reply.text.split())
         if not words:
             raise RequestError("no words were heard in the recording: give its transcript")
+        if not reply.complete:
+            raise RequestError(
+                f"what was heard in the recording has no end after {reply.tokens} tokens: "
+                "give its transcript"
+            )
         return words
 
     def encode(self, request: Request, *, negative_prompt: str | None = None) -> Conditioning:
@@ -379,7 +396,10 @@ class Session:
         self._pipeline.load_all()
 
     def close(self) -> None:
-        """Let go of the engines. Requests after this raise EngineError."""
+        """Let go of the engines once the phase that runs is done.
+
+        A request in progress raises EngineError at its next phase, and so do requests after this.
+        """
         self._pipeline.close()
 
     def __enter__(self) -> Session:
@@ -438,10 +458,23 @@ class Session:
         if how.initial is not None and total > dims.clip_samples:
             raise RequestError("init_audio varies one window: duration_s is too long for it")
         count = segment_count(total, segment=dims.clip_samples, hop=segment_hop(dims))
-        conditionings = self._pipeline.encode(
-            request, negative_prompt, how.cancel, windows=self._windows(request, count)
-        )
+        conditionings = self._conditionings(request, count, how, negative_prompt)
+        first = next(conditionings)  # what is wrong with the request is said now
+        conditionings = chain([first], conditionings)
         return generated(self._pipeline, request, conditionings, how, seed=seed, total=total)
+
+    def _conditionings(
+        self, request: Request, count: int, how: Sampling, negative_prompt: str | None
+    ) -> Iterator[Conditioning]:
+        """One for all segments, or for a video one each, made for a minute of it at a time."""
+        windows = self._windows(request, count, how.cancel)
+        while True:
+            group = list(islice(windows, _WINDOWS_AT_ONCE))
+            if not group and request.footage() is not None:
+                return
+            yield from self._pipeline.encode(request, negative_prompt, how.cancel, windows=group)
+            if request.footage() is None:
+                return
 
     def _check(self, request: Request, how: Sampling, negative_prompt: str | None) -> None:
         """Raise before anything runs if the bundle or the options cannot serve the request."""
@@ -464,7 +497,7 @@ class Session:
         dims, footage = self._pipeline.dims, request.footage()
         if duration_s is None and footage is not None:
             info = probe(footage.path)
-            duration_s = None if info.is_image else info.duration_s
+            duration_s = None if info.is_image else min(info.duration_s, MAX_DURATION_S)
             duration_s = self._one_window_s(duration_s) if not long else duration_s
         if duration_s is None:
             return min(round(DEFAULT_DURATION_S * dims.sample_rate_hz), dims.clip_samples)
@@ -512,7 +545,9 @@ class Session:
         made = {**self._made(completed, how, seed), "spans": list(found.spans)}
         return Audio(found.samples, source.sample_rate_hz, made, recorded=True)
 
-    def _windows(self, request: Request, count: int) -> Iterator[Window]:
+    def _windows(
+        self, request: Request, count: int, cancel: threading.Event | None = None
+    ) -> Iterator[Window]:
         """The windows of a request's video, decoded as they are asked for."""
         dims, footage = self._pipeline.dims, request.footage()
         if footage is None:
@@ -520,9 +555,10 @@ class Session:
         return windows(
             footage.path,
             rule=footage.rule,
-            window_s=max(round(dims.window_samples / dims.sample_rate_hz), 1),
+            window_s=max(round(segment_hop(dims) / dims.sample_rate_hz), 1),
             count=count,
             allow_damaged=footage.allow_damaged,
+            cancel=cancel,
         )
 
     def _starting_from(self, clip: Clip, strength: float | None, how: Sampling) -> Sampling:

@@ -34,6 +34,9 @@ class Footage:
             raise RequestError(
                 f"frame_rule must be one of {get_args(FrameRule)}, got {self.rule!r}"
             )
+        for name, value in (("small_frames", self.small), ("allow_damaged", self.allow_damaged)):
+            if not isinstance(value, bool):
+                raise RequestError(f"{name} must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,11 @@ def say(text: str) -> None:
 
 
 def stream(text: str) -> None:
-    """A piece of a line on standard output, at once."""
+    """A piece of a model's text on standard output, at once; on a terminal without controls."""
+    if sys.stdout.isatty():
+        text = "".join(
+            c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        )
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -15,7 +15,7 @@ from omni_rt.senses import Seen
 from omni_rt.thinker import Item
 
 MAX_NEW_TOKENS = 8192
-TRANSCRIPT_TOKENS = 256
+LEAST_TRANSCRIPT_TOKENS, TRANSCRIPT_TOKENS_PER_S = 256, 12  # fast speech is about 8 a second
 TRANSCRIBE = "Write down the words that are spoken, exactly as they are said, and nothing else."
 
 _TOKEN_SIDE = 28
@@ -45,6 +45,7 @@ class Reply:
     history: tuple[Turn, ...]
     tokens: int
     complete: bool  # False: it was cut at max_new_tokens
+    seed: int  # what a drawn answer is repeated with
     prompt_tokens: int
     reused_tokens: int  # of the prompt, that were in the cache
 

@@ -6,6 +6,7 @@ by what is handed out. Time 0 is the first frame's. Needs PyAV and Pillow: the e
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -92,6 +93,7 @@ def windows(
     window_s: int = 10,
     count: int | None = None,
     allow_damaged: bool = False,
+    cancel: threading.Event | None = None,
 ) -> Iterator[Window]:
     """Window i begins at i · window_s; at the end of the file its last picture is repeated.
 
@@ -102,11 +104,16 @@ def windows(
     _check_rule(rule)
     if window_s < 1 or (count is not None and count < 1):
         raise RequestError(f"windows last and count at least 1, got {window_s} s and {count}")
-    return _windows(path, rule, window_s, count, allow_damaged)
+    return _windows(path, rule, window_s, count, allow_damaged, cancel)
 
 
 def _windows(
-    path: str | Path, rule: FrameRule, window_s: int, count: int | None, allow_damaged: bool
+    path: str | Path,
+    rule: FrameRule,
+    window_s: int,
+    count: int | None,
+    allow_damaged: bool,
+    cancel: threading.Event | None,
 ) -> Iterator[Window]:
     still = still_picture(path)
     if still is not None:
@@ -117,7 +124,7 @@ def _windows(
         fps = average_rate(stream)
         strided = partial(rules.upstream_windows, fps=fps)
         chosen = strided if rule == "upstream_compat" else rules.time_correct_windows
-        with closing(decoded_frames(path, stream, allow_damaged)) as decoded:
+        with closing(decoded_frames(path, stream, allow_damaged, cancel)) as decoded:
             stream_s = _from_zero(decoded)
             for pair in chosen(stream_s, frame_s=1 / fps, window_s=window_s, count=count):
                 yield _window(*pair)
@@ -130,6 +137,7 @@ def understanding_frames(
     most_frames: int = 768,
     rule: FrameRule = "time_correct",
     allow_damaged: bool = False,
+    cancel: threading.Event | None = None,
 ) -> Pixels:
     """[n, h, w, 3]: about two frames a second, spread evenly over the whole video.
 
@@ -146,7 +154,7 @@ def understanding_frames(
         n = rules.understanding_count(len(times) / average_rate(stream), len(times), most_frames)
         exact = rule == "upstream_compat"
         chosen = rules.spread_indices(len(times), n) if exact else rules.nearest_indices(times, n)
-        with closing(decoded_frames(path, stream, allow_damaged)) as decoded:
+        with closing(decoded_frames(path, stream, allow_damaged, cancel)) as decoded:
             return _gathered(decoded, [times[index] for index in chosen], size)
 
 

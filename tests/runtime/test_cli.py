@@ -232,6 +232,9 @@ def test_a_video_output_is_a_copy_with_the_new_sound(standin_bundle: Path, tmp_p
     assert track.duration_s == pytest.approx(probe(out).duration_s, abs=0.1)
     assert run(*arguments, "-o", tmp_path / "out.wav").exit_code == 0
     assert Audio.read(tmp_path / "out.wav").duration_s == pytest.approx(2.0)
+    result = run(*arguments, "--duration", 5, "-o", tmp_path / "long.mp4")
+    assert result.exit_code == 1
+    assert "the video lasts 2.00 s" in result.stderr
     alone = ("generate", "T2A", "-b", standin_bundle, "--prompt", "a", "-o", tmp_path / "no.mp4")
     result = run(*alone)
     assert result.exit_code == 1

@@ -139,6 +139,8 @@ def test_a_drawn_answer_follows_its_seed(session: Session) -> None:
         return session.understand("a", temperature=1.0, seed=seed, max_new_tokens=12).text
 
     assert drawn(1) == drawn(1)
+    unsaid = session.understand("a", temperature=1.0, max_new_tokens=12)
+    assert drawn(unsaid.seed) == unsaid.text
     assert len({drawn(seed) for seed in range(4)}) > 1
 
 
@@ -227,6 +229,8 @@ def test_an_unusable_question_is_refused(question: Any, session: Session) -> Non
         ({"audio": Audio(np.zeros((1, 301 * 100), np.float32), 100)}, "at most 300 s"),
         ({"video": "none.mp4"}, "no video file"),
         ({"video": 3}, "video must be a path"),
+        ({"frame_rule": "newest"}, "frame_rule"),
+        ({"small_frames": "yes"}, "small_frames"),
         ({"question": "a" * 40_000}, "shorten"),
     ],
 )
@@ -284,6 +288,23 @@ def test_a_recording_without_words_is_refused(
     monkeypatch.setattr(Answerer, "tokens", lambda *_, **__: iter(()))
     with pytest.raises(RequestError, match="no words were heard"):
         session.transcribe(hum(1.0))
+
+
+def test_a_transcript_that_is_cut_is_no_transcript(session: Session) -> None:
+    """The stand-in never stops talking."""
+    with pytest.raises(RequestError, match="no end after 256 tokens"):
+        session.transcribe(hum(1.0))
+
+
+def test_what_else_is_wrong_is_said_before_anything_is_listened_to(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> str:
+        raise AssertionError("listened")
+
+    monkeypatch.setattr(Session, "transcribe", never)
+    with pytest.raises(RequestError, match="prompt is empty"):
+        session.generate("TTS", prompt="", voice=hum(2.0))
 
 
 # Videos
@@ -383,6 +404,26 @@ def test_a_missing_library_is_named(
         session.generate("V2A", video=silent)
     with pytest.raises(RequestError, match=r"pip install 'omni_rt\[video\]'"):
         session.understand("What?", video=silent)
+
+
+def test_questions_of_many_threads_do_not_mix(session: Session) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def answer(words: str) -> str:
+        return session.understand(words, max_new_tokens=6).text
+
+    asked = ["one", "two", "three", "four"] * 3
+    alone = [answer(words) for words in asked[:4]] * 3
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, asked)) == alone
+
+
+def test_segments_of_a_video_come_as_they_are_made(session: Session, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "long.mp4", seconds=13.0, fps=5)
+    given: dict[str, Any] = {"plan": PLAN, "seed": 1, "duration_s": 13.0}
+    pieces = session.generate_segments(VideoToAudio(video=video), **given)
+    joined = np.concatenate([piece.samples for piece in pieces], axis=1)
+    assert np.array_equal(joined, session.generate("V2A", video=video, **given).samples)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from omni_rt import soundtrack, video
 from omni_rt.audio import Audio
-from omni_rt.errors import RequestError
+from omni_rt.errors import Cancelled, RequestError
 from omni_rt.preprocess.frames import (
     nearest_indices,
     spread_indices,
@@ -533,16 +534,57 @@ def test_allowed_damage_leaves_the_rest_as_it_is(tmp_path: Path, rule: video.Fra
         assert np.array_equal(rest[55:], whole[55:])
 
 
-def test_a_file_that_ends_early_is_used_as_far_as_it_goes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("sounding", [False, True])
+def test_a_file_that_ends_early_is_damaged_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sounding: bool
 ) -> None:
-    path = counting(tmp_path / "film.mkv", 100, options={"g": "1"})
+    """Also where the header tells only how long all tracks are, as an .mkv's does."""
+    sound = Audio(np.zeros((1, 4 * 8000), np.float32), 8000) if sounding else None
+    path = counting(tmp_path / "film.mkv", 100, options={"g": "1"}, sound=sound)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 6 // 10])
+    with pytest.raises(RequestError, match=r"damaged about \d\.\d s in"):
+        seen(path, window_s=2)
+    if sounding:  # where the picture ends depends on how the tracks are interleaved
+        return
     with caplog.at_level(logging.WARNING, logger="omni_rt"):
-        found = seen(path, window_s=2)
-    assert found[0][0] == list(range(50))
-    assert "film.mkv: the picture ends at 2." in caplog.text
+        found = list(video.windows(path, window_s=2, allow_damaged=True))
+    assert numbers(found[0].sync_frames) == list(range(50))
+    assert "film.mkv is damaged about 2." in caplog.text
+
+
+def test_longer_sound_does_not_make_a_picture_longer(tmp_path: Path) -> None:
+    sound = Audio(np.zeros((1, 5 * 8000), np.float32), 8000)
+    path = counting(tmp_path / "film.mkv", 50, sound=sound)
+    assert video.probe(path).duration_s == pytest.approx(2.0, abs=0.05)
+    assert len(list(video.windows(path, window_s=1))) == 2
+
+
+def test_a_last_picture_that_stays_is_no_damage(tmp_path: Path) -> None:
+    """The header counts how long the last frame is shown."""
+    import av
+
+    path = tmp_path / "slides.mp4"
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("mpeg4", rate=25)
+        track.width = track.height = 32
+        track.codec_context.time_base = Fraction(1, 25)
+        for index, shown_at in enumerate((0, 25, 50)):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 80 * index, np.uint8), "rgb24")
+            frame.pts, frame.duration = shown_at, 75
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    assert len(list(video.windows(path, window_s=1))) >= 2
+
+
+def test_decoding_can_be_cancelled(tmp_path: Path) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    path = counting(tmp_path / "film.mkv", 10)
+    with pytest.raises(Cancelled):
+        next(video.windows(path, cancel=cancel))
+    with pytest.raises(Cancelled):
+        video.understanding_frames(path, size=lambda *_: (28, 28), cancel=cancel)
 
 
 def test_a_file_without_its_index_is_refused(tmp_path: Path) -> None:
