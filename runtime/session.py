@@ -485,11 +485,12 @@ class Session:
         self._pipeline.require(*needed)
         if negative_prompt is not None and not how.guided:
             raise RequestError("a negative prompt needs guidance: cfg_scale is 1")
-        if speech and request.clip() is not None:
+        voice = request.clip() if speech else None
+        if isinstance(voice, Audio):
             window_s = self._pipeline.dims.clip_samples / self.sample_rate_hz
-            if window_s <= VOICE_S:
+            if window_s <= min(voice.duration_s, VOICE_S):
                 raise RequestError(
-                    f"this model makes {window_s:.2f} s: no room beside a voice prompt"
+                    f"this model makes {window_s:.2f} s: no room beside that voice prompt"
                 )
 
     def _total(self, duration_s: float | None, request: Request, *, long: bool = True) -> int:

@@ -1,0 +1,1 @@
+"""The miniature: a small Audio-Omni, trained on procedural sound, whose tasks have answers."""

@@ -1,0 +1,33 @@
+"""Procedural examples with right answers: `draw(kind, stream)`. NumPy only."""
+
+from omni_rt.export.miniature.data.captions import vocabulary
+from omni_rt.export.miniature.data.clip import CLIP_SAMPLES, RATE_HZ, WINDOW_SAMPLES, Stream, Wave
+from omni_rt.export.miniature.data.draw import (
+    AUDIO_KINDS,
+    AUDIO_WEIGHTS,
+    KINDS,
+    QUESTION_KINDS,
+    QUESTION_WEIGHTS,
+    draw,
+    draw_any,
+)
+from omni_rt.export.miniature.data.example import Example
+from omni_rt.export.miniature.data.speech import TRANSCRIPT_CHARACTERS
+
+__all__ = [
+    "AUDIO_KINDS",
+    "AUDIO_WEIGHTS",
+    "CLIP_SAMPLES",
+    "KINDS",
+    "QUESTION_KINDS",
+    "QUESTION_WEIGHTS",
+    "RATE_HZ",
+    "TRANSCRIPT_CHARACTERS",
+    "WINDOW_SAMPLES",
+    "Example",
+    "Stream",
+    "Wave",
+    "draw",
+    "draw_any",
+    "vocabulary",
+]

@@ -1,0 +1,114 @@
+"""Sounds → clips. Loudness is a convention here: a sound has its kind's level, whatever it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from omni_rt.export.miniature.data import waves
+from omni_rt.export.miniature.data.clip import (
+    CLIP_SAMPLES,
+    Stream,
+    Wave,
+    faded,
+    peak,
+    placed,
+    random_peak,
+    samples_of,
+)
+from omni_rt.export.miniature.data.sounds import (
+    ADDED_LENGTH_S,
+    ADDED_ONSET_S,
+    QUALITIES,
+    Arpeggio,
+    Chirp,
+    Chord,
+    Clicks,
+    Noise,
+    Note,
+    Sound,
+    pitch_hz,
+)
+
+TONE_RMS, NOISE_RMS, CLICK_PEAK = 0.2, 0.12, 0.7
+
+_END_S = 1.98
+_CLICK_S = (0.015, 0.02)
+_CLICK_DECAY_S = 0.006
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """When a sound is heard, in seconds; clicks have their own times."""
+
+    onset_s: float
+    length_s: float
+
+
+ADDED_SPAN = Span(onset_s=ADDED_ONSET_S, length_s=ADDED_LENGTH_S)
+
+
+def random_span(stream: Stream, *, least_s: float = 1.2, most_s: float = 1.8) -> Span:
+    """Somewhere within 2 s."""
+    length_s = float(stream.uniform(least_s, most_s))
+    return Span(onset_s=float(stream.uniform(0.02, _END_S - length_s)), length_s=length_s)
+
+
+def levelled(wave: Wave, stream: Stream) -> Wave:
+    """The clip at a random peak level."""
+    return wave * np.float32(random_peak(stream) / peak(wave))
+
+
+def render(sound: Sound, span: Span, stream: Stream) -> Wave:
+    """A clip [CLIP_SAMPLES] of the sound at its kind's level."""
+    if isinstance(sound, Clicks):
+        return _clicks(sound, stream)
+    samples = samples_of(span.length_s)
+    if isinstance(sound, Noise):
+        wave = waves.noise(sound.colour, samples, stream) * np.float32(NOISE_RMS)
+        return placed(faded(wave, attack_s=0.02, release_s=0.03), span.onset_s)
+    if isinstance(sound, Arpeggio):
+        return placed(_arpeggio(sound, samples, stream), span.onset_s)
+    wave = _sustained(sound, samples, stream) * np.float32(TONE_RMS)
+    return placed(faded(wave, attack_s=0.02, release_s=0.06), span.onset_s)
+
+
+def _clicks(sound: Clicks, stream: Stream) -> Wave:
+    """Bursts that are alike but for their loudness (±2 dB)."""
+    burst = waves.click(sound.hz, _CLICK_DECAY_S, samples_of(stream.uniform(*_CLICK_S)))
+    clip = np.zeros(CLIP_SAMPLES, dtype=np.float32)
+    for onset_s in sound.onsets_s:
+        start = samples_of(onset_s)
+        loudness = CLICK_PEAK * 10 ** (stream.uniform(-2, 2) / 20)
+        clip[start : start + len(burst)] += burst * np.float32(loudness)
+    return clip
+
+
+def _sustained(sound: Note | Chirp | Chord, samples: int, stream: Stream) -> Wave:
+    """RMS about 1."""
+    if isinstance(sound, Note):
+        return waves.tone(sound.shape, sound.hz, samples, stream)
+    if isinstance(sound, Chirp):
+        return waves.sweep(sound.start_hz, sound.end_hz, samples)
+    wave = np.zeros(samples, dtype=np.float32)
+    for step in QUALITIES[sound.quality]:
+        loudness = 10 ** (stream.uniform(-1.5, 1.5) / 20) / np.sqrt(3)
+        hz = pitch_hz(sound.root + step, 4)
+        wave += waves.tone(waves.ORGAN, hz, samples, stream) * np.float32(loudness)
+    return wave
+
+
+def _arpeggio(sound: Arpeggio, samples: int, stream: Stream) -> Wave:
+    """Root, third, fifth and octave, or the other way round, each as long."""
+    steps = (*QUALITIES[sound.quality], 12)
+    part = samples // len(steps)
+    notes = [
+        faded(
+            waves.tone(waves.ORGAN, pitch_hz(sound.root + step, 4), part, stream),
+            attack_s=0.01,
+            release_s=0.05,
+        )
+        for step in (steps if sound.rising else reversed(steps))
+    ]
+    return np.concatenate(notes) * np.float32(TONE_RMS)

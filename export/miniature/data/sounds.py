@@ -1,0 +1,123 @@
+"""What a sound is: the facts that a caption names and a score checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+
+from omni_rt.export.miniature.data.clip import Stream, pick
+from omni_rt.export.miniature.data.waves import COLOURS, SHAPES
+
+OCTAVES = (3, 4, 5)
+QUALITIES = {"major": (0, 4, 7), "minor": (0, 3, 7), "dim": (0, 3, 6), "sus": (0, 5, 7)}
+MOST_CLICKS = 6
+CLICK_GAP_S = 0.15  # at least, from onset to onset
+CLICK_HZ = (1_000.0, 1_500.0)
+FIRST_CLICK_S, LAST_CLICK_S = 0.05, 1.9
+
+ADDED_ONSET_S, ADDED_LENGTH_S = 0.3, 1.4  # an added sound comes at a known time
+_ADDED_CLICK_GAP_S = 0.25
+_ADDED_SWEEP_HZ = (300.0, 1500.0)
+_ADDED_CLICK_HZ = 1_200.0
+
+
+def pitch_hz(pitch: int, octave: int) -> float:
+    """Equal temperament: pitch 0 is C, the A of octave 4 is 440 Hz."""
+    return float(440.0 * 2 ** ((pitch - 9) / 12 + octave - 4))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    kind: ClassVar[str] = "note"
+    pitch: int  # 0 (C) to 11 (B)
+    octave: int
+    shape: str
+
+    @property
+    def hz(self) -> float:
+        return pitch_hz(self.pitch, self.octave)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chirp:
+    kind: ClassVar[str] = "chirp"
+    start_hz: float
+    end_hz: float
+
+    @property
+    def rising(self) -> bool:
+        return self.end_hz > self.start_hz
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clicks:
+    kind: ClassVar[str] = "clicks"
+    onsets_s: tuple[float, ...]
+    hz: float  # of the burst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    kind: ClassVar[str] = "noise"
+    colour: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chord:
+    kind: ClassVar[str] = "chord"
+    root: int
+    quality: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arpeggio:
+    kind: ClassVar[str] = "arpeggio"
+    root: int
+    quality: str
+    rising: bool
+
+
+Sound: TypeAlias = Note | Chirp | Clicks | Noise | Chord | Arpeggio
+
+
+def draw_sound(kind: str, stream: Stream, *, settled: bool = False) -> Sound:
+    """A random sound. `settled`: what a description leaves open is not random (for Add)."""
+    if kind == "note":
+        return Note(
+            pitch=int(stream.randint(12)), octave=pick(stream, OCTAVES), shape=pick(stream, SHAPES)
+        )
+    if kind == "chirp":
+        return _chirp(stream, settled)
+    if kind == "clicks":
+        return _clicks(1 + int(stream.randint(MOST_CLICKS)), stream, settled)
+    if kind == "noise":
+        return Noise(colour=pick(stream, COLOURS))
+    root, quality = int(stream.randint(12)), pick(stream, tuple(QUALITIES))
+    if kind == "chord":
+        return Chord(root=root, quality=quality)
+    assert kind == "arpeggio", kind
+    return Arpeggio(root=root, quality=quality, rising=bool(stream.randint(2)))
+
+
+def _chirp(stream: Stream, settled: bool) -> Chirp:
+    low = float(stream.uniform(180, 450))
+    low, high = _ADDED_SWEEP_HZ if settled else (low, low * float(stream.uniform(3, 6)))
+    if stream.randint(2):
+        return Chirp(start_hz=low, end_hz=high)
+    return Chirp(start_hz=high, end_hz=low)
+
+
+def _clicks(count: int, stream: Stream, settled: bool) -> Clicks:
+    if settled:
+        even = tuple(ADDED_ONSET_S + _ADDED_CLICK_GAP_S * step for step in range(count))
+        return Clicks(onsets_s=even, hz=_ADDED_CLICK_HZ)
+    return Clicks(onsets_s=_spread_onsets(count, stream), hz=float(stream.uniform(*CLICK_HZ)))
+
+
+def _spread_onsets(count: int, stream: Stream) -> tuple[float, ...]:
+    """Ascending random times, at least CLICK_GAP_S apart."""
+    room = LAST_CLICK_S - FIRST_CLICK_S - (count - 1) * CLICK_GAP_S
+    at = np.sort(stream.uniform(0, room, count)) + FIRST_CLICK_S + np.arange(count) * CLICK_GAP_S
+    return tuple(float(second) for second in at)

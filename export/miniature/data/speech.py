@@ -1,0 +1,82 @@
+"""Strings of syllables, spoken by one of six voices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+from omni_rt.export.miniature.data.clip import Stream, Wave, pick, placed, samples_of
+from omni_rt.export.miniature.data.formants import (
+    CONSONANTS,
+    SYLLABLE_S,
+    VOWELS,
+    Voice,
+    syllable,
+)
+
+SYLLABLES = tuple(c + v for c, v in product(CONSONANTS, VOWELS))
+TRANSCRIPT_CHARACTERS = (" ", ".", *sorted({*CONSONANTS, *VOWELS}))  # a vocabulary begins with " "
+PITCHES_HZ = (105.0, 150.0, 215.0)
+FORMANTS = (0.88, 1.16)
+VOICES = tuple(Voice(pitch_hz=p, formants=f) for p, f in product(PITCHES_HZ, FORMANTS))
+
+VOICE_CLIP_S = 0.6  # a voice prompt: two syllables
+_PROMPT_SYLLABLES = 2
+_GAP_S = (0.06, 0.09)
+VARIANTS = 4
+_GLIDES = (-0.06, -0.02, 0.02, 0.06)
+_TABLE_SEED = 20_260
+SPEECH_RMS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speech:
+    """What is said, by whom, and how much of the clip is the voice prompt's."""
+
+    syllables: tuple[str, ...]
+    voice: int  # index of VOICES
+    prompt_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.syllables)
+
+
+@lru_cache(maxsize=512)
+def spoken(name: str, voice: int, variant: int) -> Wave:
+    """A syllable [1600] as the table has it: the same in every process."""
+    seed = (_TABLE_SEED, SYLLABLES.index(name), voice, variant)
+    stream = np.random.RandomState(list(seed))
+    return syllable(name[0], name[1], VOICES[voice], glide=_GLIDES[variant], stream=stream)
+
+
+def draw_words(stream: Stream, *, least: int = 2, most: int = 5) -> tuple[str, ...]:
+    """Syllables to say."""
+    return tuple(pick(stream, SYLLABLES) for _ in range(int(stream.randint(least, most + 1))))
+
+
+def speak(speech: Speech, onset_s: float, stream: Stream) -> Wave:
+    """A clip [CLIP_SAMPLES] of the syllables, from `onset_s` on."""
+    pieces: list[Wave] = []
+    for name in speech.syllables:
+        loudness = SPEECH_RMS * 10 ** (stream.uniform(-1.5, 1.5) / 20)
+        wave = spoken(name, speech.voice, int(stream.randint(VARIANTS)))
+        pause = np.zeros(samples_of(stream.uniform(*_GAP_S)), dtype=np.float32)
+        pieces += [wave * np.float32(loudness), pause]
+    return placed(np.concatenate(pieces), onset_s)
+
+
+def latest_onset_s(count: int) -> float:
+    """The last moment from which so many syllables surely end before 2 s."""
+    return 1.98 - count * SYLLABLE_S - (count - 1) * _GAP_S[1]
+
+
+def speak_prompt(voice: int, stream: Stream) -> tuple[Speech, Wave]:
+    """A voice prompt: what it says, and its sound [4800], which is all of 0.6 s."""
+    words = draw_words(stream, least=_PROMPT_SYLLABLES, most=_PROMPT_SYLLABLES)
+    speech = Speech(syllables=words, voice=voice)
+    onset_s = float(stream.uniform(0.02, 0.05))
+    return speech, speak(speech, onset_s, stream)[: samples_of(VOICE_CLIP_S)]

@@ -1,0 +1,158 @@
+"""One training loop for every part: resumable, logged, stopped by the first bad number.
+
+A step's batch depends on the seed and the step alone, so a run that was killed goes on as if
+nothing had happened, from a state that is at most a minute old.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from omni_rt.errors import ExportError
+
+SAVE_EVERY_S = 60.0
+_LOG_EVERY = 50
+
+Losses = Mapping[str, Tensor]  # "loss" is minimised; the others are logged
+Objective = Callable[[np.random.RandomState], Losses]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Linear warm-up, then a cosine down to a tenth of a percent of the peak rate."""
+
+    steps: int
+    peak_rate: float
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(step / self.steps, 1.0))
+        return self.peak_rate * warm * (0.001 + 0.999 * cosine)
+
+
+class Training:
+    """A module, its optimiser and its moving average, kept in one file of `folder`."""
+
+    def __init__(
+        self, module: nn.Module, schedule: Schedule, *, folder: Path, name: str, seed: int
+    ) -> None:
+        self.module, self.schedule, self.seed, self.step = module, schedule, seed, 0
+        self.average = copy.deepcopy(module).eval().requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            module.parameters(),
+            lr=schedule.peak_rate,
+            betas=schedule.betas,
+            weight_decay=schedule.weight_decay,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._state, self._log = folder / f"{name}.pt", folder / f"{name}.jsonl"
+        self.save_every_s = SAVE_EVERY_S
+        self._saved_at = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.schedule.steps
+
+    def resume(self) -> bool:
+        """Go on from the state in the folder, if there is one.
+
+        Raises ExportError if it belongs to another configuration or cannot be read.
+        """
+        if not self._state.is_file():
+            return False
+        try:
+            state = torch.load(self._state, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            raise ExportError(f"{self._state} cannot be read: {error}"[:200]) from error
+        try:
+            self.module.load_state_dict(state["module"])
+            self.average.load_state_dict(state["average"])
+        except RuntimeError as error:
+            raise ExportError(f"{self._state} was trained with another configuration") from error
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = int(state["step"])
+        return True
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        state = {
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        draft = self._state.with_suffix(".partial")
+        torch.save(state, draft)
+        draft.replace(self._state)
+        self._saved_at = time.monotonic()
+
+    def run(self, objective: Objective, tell: Callable[[str], None]) -> None:
+        """Train to the end of the schedule; `objective` gives the losses of a seeded batch.
+
+        Raises ExportError at the first loss or gradient that is not finite; the last good state
+        stays in the folder.
+        """
+        self.module.train()
+        begun, first = time.monotonic(), self.step
+        sums: dict[str, float] = {}
+        while not self.finished:
+            stream = np.random.RandomState([self.seed, self.step])
+            torch.manual_seed(self.seed * 1_000_003 + self.step)
+            losses = objective(stream)
+            self._update(losses["loss"])
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach())
+            if self.step % _LOG_EVERY == 0 or self.finished:
+                done = self.step - first
+                means = {key: value / min(_LOG_EVERY, done) for key, value in sums.items()}
+                sums = {}
+                self._note({"step": self.step, "rate": self.schedule.rate(self.step), **means})
+                pace = done / (time.monotonic() - begun)
+                left = (self.schedule.steps - self.step) / pace / 60
+                shown = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
+                tell(f"step {self.step}/{self.schedule.steps}: {shown}; {left:.0f} min left")
+            if time.monotonic() - self._saved_at >= self.save_every_s:
+                self.save()
+        self.save()
+
+    def _update(self, loss: Tensor) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(self.step)
+        self.optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise ExportError(f"step {self.step}: the loss or its gradient is not finite")
+        self.optimiser.step()
+        decay = min(self.schedule.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.state_dict().values(), self.module.state_dict().values(), strict=True
+            ):
+                if mean.dtype.is_floating_point:
+                    mean.lerp_(value, 1 - decay)
+                else:
+                    mean.copy_(value)
+        self.step += 1
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(record)) + "\n")

@@ -1,0 +1,103 @@
+"""The training loop: what a kill loses, what a bad number does; and the autoencoder's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from omni_rt.errors import ExportError
+from omni_rt.export.miniature.train_vae import crops, new_vae, vae_training, whole_clips
+from omni_rt.export.miniature.training import Losses, Schedule, Training
+from omni_rt.export.miniature.vae import normalise_latents, vae_losses
+
+
+def training(folder: Path, *, steps: int = 6, width: int = 3) -> Training:
+    torch.manual_seed(0)
+    schedule = Schedule(steps=steps, peak_rate=0.1, warmup_steps=2)
+    return Training(nn.Linear(width, 1), schedule, folder=folder, name="line", seed=5)
+
+
+def fit(run: Training, *, spoil_at: int | None = None) -> None:
+    def objective(stream: np.random.RandomState) -> Losses:
+        x = torch.from_numpy(stream.standard_normal((8, 3)).astype(np.float32))
+        loss = (run.module(x) - x.sum(1, keepdim=True)).square().mean()
+        loss = loss + 0.01 * torch.randn(()) * run.module.weight.sum()  # torch's stream counts too
+        return {"loss": loss * float("nan") if run.step == spoil_at else loss}
+
+    run.run(objective, lambda _: None)
+
+
+def weights(run: Training) -> list[torch.Tensor]:
+    return [*run.module.state_dict().values(), *run.average.state_dict().values()]
+
+
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    whole = training(tmp_path / "whole")
+    fit(whole)
+    killed = training(tmp_path / "killed")
+    killed.save_every_s = 0.0
+    with pytest.raises(ExportError):
+        fit(killed, spoil_at=3)
+    again = training(tmp_path / "killed")
+    assert again.resume()
+    assert again.step == 3
+    fit(again)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+
+
+def test_a_bad_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    run = training(tmp_path)
+    run.save_every_s = 0.0
+    with pytest.raises(ExportError, match="step 4: the loss or its gradient is not finite"):
+        fit(run, spoil_at=4)
+    kept = training(tmp_path)
+    kept.resume()
+    assert kept.step == 4
+    assert all(torch.isfinite(value).all() for value in weights(kept))
+
+
+def test_a_state_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    training(tmp_path).save()
+    with pytest.raises(ExportError, match="another configuration"):
+        training(tmp_path, width=4).resume()
+    (tmp_path / "line.pt").write_bytes(b"no state")
+    with pytest.raises(ExportError, match="cannot be read"):
+        training(tmp_path).resume()
+
+
+def test_nothing_to_resume_is_a_new_run(tmp_path: Path) -> None:
+    assert not training(tmp_path / "new").resume()
+
+
+def test_a_signal_keeps_its_size_through_the_new_autoencoder() -> None:
+    torch.manual_seed(0)
+    vae = new_vae()
+    clips = 0.3 * torch.randn(4, 2, 4096)
+    mean, std = vae.encode(clips)
+    assert 0.2 < mean.std() < 3
+    assert std.mean() < 0.1
+    assert 0.05 < vae.decode(mean).std() < 5
+
+
+def test_normalising_the_latents_changes_no_sound() -> None:
+    torch.manual_seed(0)
+    vae = new_vae()
+    clips = whole_clips(0, 8)
+    with torch.no_grad():
+        before = vae.decode(vae.encode(clips)[0])
+        normalise_latents(vae, clips)
+        mean, _ = vae.encode(clips)
+        after = vae.decode(mean)
+    assert torch.allclose(mean.std((0, 2)), torch.ones(mean.shape[1]), atol=1e-3)
+    assert (after - before).norm() / before.norm() < 1e-5  # fp32 rounding of the folded scale
+
+
+def test_crops_are_sound_and_losses_are_finite(tmp_path: Path) -> None:
+    batch = crops(np.random.RandomState(0))
+    assert batch.shape == (16, 2, 4096)
+    losses = vae_losses(vae_training(tmp_path, steps=1).module, batch)  # type: ignore[arg-type]
+    assert all(torch.isfinite(value) for value in losses.values())
