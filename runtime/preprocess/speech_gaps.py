@@ -10,9 +10,8 @@ import numpy as np
 
 from omni_rt.audio import Audio
 from omni_rt.errors import RequestError
+from omni_rt.preprocess.word_changes import Change, changes
 from omni_rt.preprocess.word_timing import (
-    Change,
-    changes,
     joined,
     pause_weight,
     timed,

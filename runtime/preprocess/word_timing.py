@@ -8,7 +8,6 @@ transcript is only noticed if it has far too few or too many words.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -49,16 +48,6 @@ _CLOSING = "\"'”’」』)]）》 "
 _VOWELS = re.compile(r"[aeiouyаеёиоуыэюяіїєαεηιουω]+")
 _CONSONANTS = re.compile(r"sch|ch|ck|gh|ng|ph|sh|th|wh|qu|(\w)\1|\w")
 _SILENT_E = re.compile(r"(?<=[^aeiouyl\W])e$")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Words [old_start, old_stop) become [new_start, new_stop) of the other transcript."""
-
-    old_start: int
-    old_stop: int
-    new_start: int
-    new_stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +94,6 @@ def plain(word: str) -> str:
     """A word without case, width and punctuation: how two are compared."""
     folded = unicodedata.normalize("NFKC", word).casefold()
     return "".join(c for c in folded if unicodedata.category(c)[0] in "LNM")
-
-
-def changes(old: Sequence[str], new: Sequence[str]) -> list[Change]:
-    """Where two lists of words differ, apart from case and punctuation; empty if nowhere."""
-    matcher = difflib.SequenceMatcher(
-        None, [plain(w) for w in old], [plain(w) for w in new], autojunk=False
-    )
-    return [Change(*spans) for tag, *spans in matcher.get_opcodes() if tag != "equal"]
 
 
 def weight(word: str) -> float:

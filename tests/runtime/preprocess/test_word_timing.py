@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,9 +12,7 @@ from hypothesis import strategies as st
 from omni_rt.errors import RequestError
 from omni_rt.preprocess.waveform import Mono
 from omni_rt.preprocess.word_timing import (
-    Change,
     WordTime,
-    changes,
     joined,
     pause_weight,
     plain,
@@ -93,37 +90,6 @@ def test_every_word_says_something_and_no_letter_is_lost(text: str) -> None:
 @pytest.mark.parametrize("text", ["Hello, world!", "你好，世界。", "用hello说", "안녕 여러분", ""])
 def test_joined_words_are_the_text(text: str) -> None:
     assert joined(words(text)) == text
-
-
-# Changes
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "found"),
-    [
-        ("a b c", "a x c", [Change(1, 2, 1, 2)]),
-        ("a b c", "a b x y c", [Change(2, 2, 2, 4)]),
-        ("a b c", "a c", [Change(1, 2, 1, 1)]),
-        ("a b c", "x b y", [Change(0, 1, 0, 1), Change(2, 3, 2, 3)]),
-        ("Hello, world.", "hello WORLD!", []),
-        ("我去北京", "我去上海", [Change(2, 4, 2, 4)]),
-    ],
-)
-def test_changes_are_found_word_by_word(old: str, new: str, found: list[Change]) -> None:
-    assert changes(words(old), words(new)) == found
-
-
-some_words = st.lists(st.sampled_from("abcde"), max_size=12)
-
-
-@given(some_words, some_words)
-def test_changes_turn_the_old_words_into_the_new(old: list[str], new: list[str]) -> None:
-    found, made, at = changes(old, new), [], 0
-    for change in found:
-        made += [*old[at : change.old_start], *new[change.new_start : change.new_stop]]
-        at = change.old_stop
-    assert [*made, *old[at:]] == new
-    assert all(a.old_stop < b.old_start for a, b in pairwise(found))
 
 
 # Weights
