@@ -342,7 +342,7 @@ class Session:
             cancel=cancel,
         )
         words = " ".join(reply.text.split())
-        if not words:
+        if not any(character.isalnum() for character in words):
             raise RequestError("no words were heard in the recording: give its transcript")
         if not reply.complete:
             raise RequestError(

@@ -64,6 +64,7 @@ class Training:
         )
         folder.mkdir(parents=True, exist_ok=True)
         self._state, self._log = folder / f"{name}.pt", folder / f"{name}.jsonl"
+        self.elapsed_s = 0.0  # of all runs together
         self.save_every_s = SAVE_EVERY_S
         self._saved_at = time.monotonic()
 
@@ -88,7 +89,7 @@ class Training:
         except RuntimeError as error:
             raise ExportError(f"{self._state} was trained with another configuration") from error
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = int(state["step"])
+        self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])
         return True
 
     def save(self) -> None:
@@ -98,6 +99,7 @@ class Training:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "elapsed_s": self.elapsed_s,
         }
         draft = self._state.with_suffix(".partial")
         torch.save(state, draft)
@@ -111,13 +113,14 @@ class Training:
         stays in the folder.
         """
         self.module.train()
-        begun, first = time.monotonic(), self.step
+        begun, first, before_s = time.monotonic(), self.step, self.elapsed_s
         sums: dict[str, float] = {}
         while not self.finished:
             stream = np.random.RandomState([self.seed, self.step])
             torch.manual_seed(self.seed * 1_000_003 + self.step)
             losses = objective(stream)
             self._update(losses["loss"])
+            self.elapsed_s = before_s + time.monotonic() - begun
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
             if self.step % _LOG_EVERY == 0 or self.finished:

@@ -57,18 +57,14 @@ def placed(
     audios: Sequence[int],
     videos: Sequence[VideoTokens],
     seconds_per_grid: float = 1.0,
-    allow_literal_video: bool = False,
 ) -> Placed:
     """The prompt `ids` [m], one placeholder per item, expanded; and every token's position.
 
     `audios` are token counts of the recordings that stand alone, `videos` the videos, both in the
     order of their placeholders. A video with sound must stand between vision_bos and vision_eos.
-    A video's placeholder without any media stays one token of text if `allow_literal_video`.
     Raises RequestError if placeholders and items differ in number, or a sound has no token.
     """
-    literal = allow_literal_video and not audios and not videos
-    is_media = (ids == special.audio) | ((ids == special.video) & (not literal))
-    at = np.flatnonzero(is_media)
+    at = np.flatnonzero((ids == special.audio) | (ids == special.video))
     _check_items(ids[at], special=special, audios=audios, videos=videos)
     blocks = _blocks(ids, at.tolist(), special, iter(audios), iter(videos), seconds_per_grid)
     return _joined(ids, at.tolist(), blocks)

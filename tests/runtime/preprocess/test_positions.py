@@ -217,17 +217,6 @@ def test_one_prompt_may_have_videos_with_and_without_sound() -> None:
     assert found.positions[0, -7:].tolist() == [9, 9, 10, 10, 11, 12, 12]
 
 
-def test_a_literal_video_placeholder_is_text_if_asked_for() -> None:
-    ids = np.array([1, *VIDEO_TAG, 2])
-    found = ours(ids, [], 1.0, allow_literal_video=True)
-    assert found.ids.tolist() == ids.tolist()
-    assert found.positions.tolist() == [list(range(5))] * 3
-    with pytest.raises(RequestError, match="1 placeholders for 0 videos"):
-        ours(ids, [], 1.0)
-    with pytest.raises(RequestError, match="1 placeholders for 0 videos"):
-        ours(np.array([*VIDEO_TAG, *AUDIO_TAG]), [12], 1.0, allow_literal_video=True)
-
-
 @pytest.mark.parametrize("ids", [[*AUDIO_TAG, *AUDIO_TAG], [1]])
 def test_other_numbers_of_recordings_are_refused(ids: list[int]) -> None:
     with pytest.raises(RequestError, match="placeholders for 1 recordings"):
