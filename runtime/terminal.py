@@ -39,7 +39,7 @@ def stream(text: str) -> None:
 
 def note(text: str) -> None:
     """A line for the person, on standard error."""
-    _err.print(text, markup=False, style="dim")
+    _err.print(text, markup=False, style="dim", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

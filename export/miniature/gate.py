@@ -9,12 +9,21 @@ import numpy as np
 import torch
 
 from omni_rt.errors import ExportError
-from omni_rt.export.miniature.data import AUDIO_KINDS, RATE_HZ, Wave, draw
-from omni_rt.export.miniature.tasks import score
+from omni_rt.export.miniature.data import (
+    AUDIO_KINDS,
+    QUESTION_KINDS,
+    RATE_HZ,
+    Example,
+    Wave,
+    draw,
+)
+from omni_rt.export.miniature.tasks import score, score_answer
 from omni_rt.export.reference.autoencoder import Oobleck
 
 VAE_FLOOR = 0.95  # of every kind of sound, through the autoencoder alone
+ANSWER_FLOOR = 0.90  # of every kind of question
 _RESAMPLES = 2000
+_ASKED_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,27 @@ def vae_shares(
             assert example.target is not None
             results.append(score(example, through(vae, example.target), RATE_HZ).passed)
         shares[kind] = Share.of(results)
+        tell(f"{kind}: {shares[kind].passed:.3f} of {count}")
+    return shares
+
+
+def answer_shares(
+    ask: Callable[[list[Example]], list[str]],
+    *,
+    count: int,
+    seed: int = 2026,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Share]:
+    """The share of questions answered exactly, by kind; `ask` answers a few at a time."""
+    shares = {}
+    for kind in QUESTION_KINDS:
+        stream = np.random.RandomState([seed, sum(kind.encode())])
+        examples = [draw(kind, stream) for _ in range(count)]
+        replies = []
+        for start in range(0, count, _ASKED_AT_ONCE):
+            replies += ask(examples[start : start + _ASKED_AT_ONCE])
+        pairs = zip(examples, replies, strict=True)
+        shares[kind] = Share.of([score_answer(example, reply).passed for example, reply in pairs])
         tell(f"{kind}: {shares[kind].passed:.3f} of {count}")
     return shares
 

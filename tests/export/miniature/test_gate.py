@@ -28,7 +28,7 @@ def test_a_part_is_written_and_read_in_the_official_names(tmp_path: Path) -> Non
 
 
 def test_no_file_and_a_file_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no trained autoencoder"):
+    with pytest.raises(ExportError, match="no trained part"):
         load_autoencoder(new_vae(), tmp_path)
     vae = new_vae()
     save_autoencoder(vae, tmp_path, {})
