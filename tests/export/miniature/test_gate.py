@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 
 from omni_rt.errors import ExportError
-from omni_rt.export.miniature.gate import VAE_FLOOR, Share, check_gate, vae_shares
+from omni_rt.export.miniature.gate import Share, check_gate, vae_shares
 from omni_rt.export.miniature.train_vae import new_vae
-from omni_rt.export.miniature.weights import FOLDER, load_autoencoder, save_autoencoder
+from omni_rt.export.miniature.weights import load_autoencoder, save_autoencoder
 
 
 def test_a_part_is_written_and_read_in_the_official_names(tmp_path: Path) -> None:
@@ -58,11 +58,3 @@ def test_an_untrained_autoencoder_is_stopped_at_the_gate() -> None:
     torch.manual_seed(0)
     with pytest.raises(ExportError, match="below"):
         check_gate(vae_shares(new_vae().eval(), count=4))
-
-
-@pytest.mark.slow
-def test_the_committed_autoencoder_passes_its_gate() -> None:
-    """At n = 40 a kind that is right in 97 of 100 shows less than 0.85 once in 2000 times."""
-    shares = vae_shares(load_autoencoder(new_vae(), FOLDER), count=40)
-    check_gate(shares, VAE_FLOOR - 0.1)
-    assert np.mean([share.passed for share in shares.values()]) > VAE_FLOOR
