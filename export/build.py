@@ -37,7 +37,6 @@ from omni_rt.export.reference.thinker_files import (
 )
 from omni_rt.export.sources import ExportOptions, Sources, open_sources
 from omni_rt.export.stage_weights import stage_weights
-from omni_rt.export.synchformer_stage import synchformer_weights
 from omni_rt.export.tracing import traced_stages
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import (
@@ -97,7 +96,7 @@ def _weights(stage: Stage, sources: Sources) -> dict[str, LazyTensor]:
         return stage_weights(stage, sources.tensors)
     if stage.name == SYNCHFORMER:
         assert sources.synchformer is not None
-        return synchformer_weights(stage, sources.synchformer.tensors)
+        return stage_weights(stage, sources.synchformer.tensors)
     assert sources.thinker is not None
     named = {THINKER + name: tensor for name, tensor in sources.thinker.tensors.items()}
     return stage_weights(stage, named)

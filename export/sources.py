@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omni_rt.contract import SYNC_FRAME_PX, SYNC_SEGMENT_FRAMES
 from omni_rt.errors import BundleError, ExportError
 from omni_rt.export.checkpoint import (
     Checkpoint,
@@ -213,6 +214,11 @@ def _open_synchformer(options: ExportOptions, sizes: ModelSizes) -> SynchformerS
         raise ExportError(
             f"synchformer: its features are {own.width} wide, the checkpoint's conditioner "
             f"takes {sizes.conditioners.sync_width}"
+        )
+    if (own.frames, own.frame_px) != (SYNC_SEGMENT_FRAMES, SYNC_FRAME_PX):
+        raise ExportError(
+            f"synchformer: it takes {own.frames} frames of {own.frame_px} pixels, "
+            f"not {SYNC_SEGMENT_FRAMES} of {SYNC_FRAME_PX}"
         )
     return SynchformerSource(sizes=own, tensors=tensors, path=options.synchformer)
 

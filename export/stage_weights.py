@@ -15,6 +15,7 @@ from omni_rt.export.reference.autoencoder import weight_norm
 FUSED: Mapping[str, tuple[str, ...]] = {
     "to_qkv": ("to_q", "to_k", "to_v"),
     "to_kv": ("to_k", "to_v"),
+    "qkv": ("q", "k", "v"),
 }
 
 
@@ -39,12 +40,14 @@ def _find(name: str, own: Tensor, tensors: Mapping[str, LazyTensor]) -> LazyTens
 
 
 def _split(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor | None:
-    parent, _, leaf = name.removesuffix(".weight").rpartition(".")
+    """A part of a fused projection, or of its bias."""
+    stem, _, leaf = name.rpartition(".")
+    parent, _, part = stem.rpartition(".")
     for fused, parts in FUSED.items():
-        source = tensors.get(f"{parent}.{fused}.weight")
-        if source is not None and leaf in parts:
+        source = tensors.get(f"{parent}.{fused}.{leaf}")
+        if source is not None and part in parts:
             rows = source.shape[0] // len(parts)
-            start = parts.index(leaf) * rows
+            start = parts.index(part) * rows
             return _lazy((rows, *source.shape[1:]), partial(_rows, source, start, rows))
     return None
 

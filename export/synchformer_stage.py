@@ -7,15 +7,12 @@ Parameters have the checkpoint's names below `vfeat_extractor.`; `qkv` is `q`, `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni_rt.contract import Ports
-from omni_rt.export.checkpoint import LazyTensor, parameters_on_meta
-from omni_rt.export.graphs import Stage, tensors_of
+from omni_rt.contract import synchformer_ports
+from omni_rt.export.checkpoint import parameters_on_meta
+from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.dit import merge_heads, split_heads
 from omni_rt.export.reference.synchformer import (
     COLOURS,
@@ -28,9 +25,6 @@ from omni_rt.export.reference.synchformer import (
     SynchformerSizes,
     divided_attention,
 )
-from omni_rt.manifest import TensorSpec
-
-SPLIT_QKV = ("q", "k", "v")
 
 
 class SplitDividedAttention(nn.Module):
@@ -110,15 +104,6 @@ class SynchformerStage(Synchformer):
     aggregator = ClsAggregator
 
 
-def synchformer_ports(sizes: SynchformerSizes) -> Ports:
-    """frames ("S", tau·T, 3, px, px) → sync ("rows", D), rows = T·S."""
-    shape = ("S", sizes.frames, COLOURS, sizes.frame_px, sizes.frame_px)
-    return Ports(
-        inputs=(TensorSpec(name="frames", dtype="float32", shape=shape),),
-        outputs=(TensorSpec(name="sync", dtype="float32", shape=("rows", sizes.width)),),
-    )
-
-
 def synchformer_stage(sizes: SynchformerSizes) -> Stage:
     """The stage, without weight storage."""
     with parameters_on_meta():
@@ -126,26 +111,8 @@ def synchformer_stage(sizes: SynchformerSizes) -> Stage:
     return Stage(
         name="synchformer",
         module=module.eval().requires_grad_(False),
-        ports=synchformer_ports(sizes),
+        ports=synchformer_ports(sizes.width),
         official_names={"": VISUAL},
         examples={"S": 3},
         data_file="synchformer.data",
     )
-
-
-def synchformer_weights(stage: Stage, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The values of every parameter of the stage, by official name, on demand."""
-    wanted = {stage.official_name(n): tuple(t.shape) for n, t in tensors_of(stage.module).items()}
-    return {
-        name: LazyTensor(shape=shape, dtype="float32", load=partial(_value, name, shape, tensors))
-        for name, shape in wanted.items()
-    }
-
-
-def _value(name: str, shape: tuple[int, ...], tensors: Mapping[str, LazyTensor]) -> Tensor:
-    """A tensor of the checkpoint in this shape, or the third of a fused one."""
-    if name in tensors:
-        return tensors[name].float32().reshape(shape)
-    parent, part, leaf = name.rsplit(".", 2)
-    fused = tensors[f"{parent}.qkv.{leaf}"].float32()
-    return fused.chunk(3)[SPLIT_QKV.index(part)]

@@ -107,12 +107,17 @@ def _thinker_lm(dims: Dims) -> Ports:
     )
 
 
-def _synchformer(dims: Dims) -> Ports:
+def synchformer_ports(width: int) -> Ports:
+    """Segments of frames → rows of features, 8 per segment, whatever the model's other sizes."""
     pixels = SYNC_FRAME_PX
     return Ports(
         inputs=(_port("frames", "S", SYNC_SEGMENT_FRAMES, 3, pixels, pixels),),
-        outputs=(_port("sync", "rows", dims.sync_width),),
+        outputs=(_port("sync", "rows", width),),
     )
+
+
+def _synchformer(dims: Dims) -> Ports:
+    return synchformer_ports(dims.sync_width)
 
 
 def _transcript(dims: Dims) -> Ports:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni_rt.errors import ExportError
+from omni_rt.export.reference.dit import merge_heads, split_heads
 from omni_rt.export.reference.thinker_config import ThinkerSizes
 
 Cache = tuple[Tensor, Tensor]  # keys (rotated) and values, [B, kv_heads, K, d] each
@@ -45,9 +46,9 @@ class Attention(nn.Module):
         Query heads that share keys are rows of one product, so keys are never repeated.
         """
         sizes, groups = self.sizes, self.sizes.heads // self.sizes.kv_heads
-        q = _turn(_heads(self.q_proj(x), sizes.heads), cos, sin)
-        k = _turn(_heads(self.k_proj(x), sizes.kv_heads), cos, sin)
-        v = _heads(self.v_proj(x), sizes.kv_heads)
+        q = turn(split_heads(self.q_proj(x), sizes.heads), cos, sin)
+        k = turn(split_heads(self.k_proj(x), sizes.kv_heads), cos, sin)
+        v = split_heads(self.v_proj(x), sizes.kv_heads)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         rows = q.unflatten(1, (sizes.kv_heads, groups)).flatten(2, 3)
@@ -56,14 +57,11 @@ class Attention(nn.Module):
         weights = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
         mixed = weights.flatten(2, 3) @ v
         out = mixed.unflatten(2, (groups, x.shape[1])).flatten(1, 2)
-        return self.o_proj(out.transpose(1, 2).flatten(2)), (k, v)
+        return self.o_proj(merge_heads(out)), (k, v)
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary embedding of x [..., n, d]; cos, sin broadcast to it."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 

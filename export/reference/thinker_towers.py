@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni_rt.export.reference.thinker import RMSNorm
+from omni_rt.export.reference.dit import merge_heads, split_heads
+from omni_rt.export.reference.thinker import RMSNorm, turn
 from omni_rt.export.reference.thinker_config import AudioTowerSizes, VisionTowerSizes
 
 
@@ -30,12 +31,12 @@ class AudioAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """X [C, n, W]; bias [C, 1, 1, n] or None."""
         q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            split_heads(project(x), self.heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         scores = q * self.scale @ k.transpose(-1, -2)
         weights = (scores if bias is None else scores + bias).softmax(-1)
-        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        return self.out_proj(merge_heads(weights @ v))
 
 
 class AudioLayer(nn.Module):
@@ -101,18 +102,10 @@ class VisionAttention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
         """X [g, n, W]; cos, sin [n, d]; bias [n, n] or None."""
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.q, self.k, self.v)
-        )
-        scores = _turn(q, cos, sin) * self.scale @ _turn(k, cos, sin).transpose(-1, -2)
+        q, k, v = (split_heads(project(x), self.heads) for project in (self.q, self.k, self.v))
+        scores = turn(q, cos, sin) * self.scale @ turn(k, cos, sin).transpose(-1, -2)
         weights = (scores if bias is None else scores + bias).softmax(-1)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+        return self.proj(merge_heads(weights @ v))
 
 
 class VisionMLP(nn.Module):

@@ -17,7 +17,8 @@ from omni_rt.export.reference.synchformer import (
     open_synchformer,
     synchformer_shapes,
 )
-from omni_rt.export.synchformer_stage import synchformer_stage, synchformer_weights
+from omni_rt.export.stage_weights import stage_weights
+from omni_rt.export.synchformer_stage import synchformer_stage
 
 SIZES = SynchformerSizes(
     width=16,
@@ -144,7 +145,7 @@ def test_the_regrouped_network_is_the_same_function(
     """For sizes that are all unequal: 2 segments of 6 frames of 8 pixels → 3 rows each."""
     sizes, tensors = open_synchformer(saved(weights, tmp_path), heads=2)
     stage = synchformer_stage(sizes)
-    values = synchformer_weights(stage, tensors)
+    values = stage_weights(stage, tensors)
     load_into(stage.module, {k.removeprefix(VISUAL): v for k, v in values.items()})
     frames = torch.rand(2, 6, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
     wanted = load_synchformer(sizes, tensors)(frames)

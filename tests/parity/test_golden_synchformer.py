@@ -25,7 +25,8 @@ from omni_rt.export.reference.synchformer import (
     open_synchformer,
     synchformer_shapes,
 )
-from omni_rt.export.synchformer_stage import synchformer_stage, synchformer_weights
+from omni_rt.export.stage_weights import stage_weights
+from omni_rt.export.synchformer_stage import synchformer_stage
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec
 
@@ -54,7 +55,7 @@ def graph(network: Network, folder: Path) -> OrtEngine:
     sizes, tensors = network
     stage = synchformer_stage(sizes)
     file = WeightFile(folder / stage.data_file)
-    weights = synchformer_weights(stage, tensors)
+    weights = stage_weights(stage, tensors)
     write_graph(stage, traced_bytes(stage), weights, file=file, fold_id="fp32")
     file.close()
     spec = GraphSpec(
