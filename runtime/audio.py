@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omni_rt.errors import RequestError
+from omni_rt.whole_file import checked_target, draft_of
 
 Samples = NDArray[np.float32]
 Encoded: TypeAlias = "Samples | NDArray[np.int16] | NDArray[np.int32]"
@@ -110,20 +109,12 @@ class Audio:
         loud = float(np.abs(self.samples).max(initial=0.0)) > 1.0
         if loud and kind != "WAV":
             raise RequestError(f"cannot write {target.name}: samples exceed ±1; use .wav")
-        draft: Path | None = None
-        try:
-            handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix)
-            os.close(handle)
-            draft = Path(name)
+        with draft_of(target) as draft:
             samples, subtype = self._encoded(kind, loud=loud)
-            _write(draft, samples, self.sample_rate_hz, kind, subtype)
-            draft.chmod(0o644)
-            draft.replace(target)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise RequestError(f"cannot write {target}: {error}") from error
-        finally:
-            if draft is not None:
-                draft.unlink(missing_ok=True)
+            try:
+                _write(draft, samples, self.sample_rate_hz, kind, subtype)
+            except soundfile.LibsndfileError as error:
+                raise RequestError(f"cannot write {target}: {error}") from error
         return target
 
 
@@ -157,13 +148,7 @@ def _write(path: Path, samples: Encoded, rate_hz: int, kind: str, subtype: str |
 
 def check_target(path: str | Path) -> tuple[Path, str]:
     """The path and its format. Raises RequestError for a suffix or folder that cannot be."""
-    target = Path(path)
-    kind = _FORMATS.get(target.suffix.lower())
-    if kind is None:
-        raise RequestError(f"cannot write {target.name}: use one of {', '.join(_FORMATS)}")
-    if not target.parent.is_dir():
-        raise RequestError(f"cannot write {target}: no folder {target.parent}")
-    return target, kind
+    return checked_target(path, _FORMATS)
 
 
 def peak_normalised(samples: Samples) -> Samples:

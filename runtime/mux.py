@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from omni_rt.decoding import load_av, opened
 from omni_rt.errors import RequestError
 from omni_rt.preprocess.waveform import resampled
 from omni_rt.video import probe
+from omni_rt.whole_file import checked_target, draft_of
 
 _CODECS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}
 VIDEO_SUFFIXES = tuple(_CODECS)
@@ -44,13 +43,7 @@ class _Shown:
 
 def check_video_target(path: str | Path) -> tuple[Path, str]:
     """The path and its sound's codec. Raises RequestError for a suffix or folder that cannot be."""
-    target = Path(path)
-    codec = _CODECS.get(target.suffix.lower())
-    if codec is None:
-        raise RequestError(f"cannot write {target.name}: use one of {', '.join(_CODECS)}")
-    if not target.parent.is_dir():
-        raise RequestError(f"cannot write {target}: no folder {target.parent}")
-    return target, codec
+    return checked_target(path, _CODECS)
 
 
 def with_sound(video: str | Path, audio: Audio, out: str | Path) -> Path:
@@ -65,19 +58,8 @@ def with_sound(video: str | Path, audio: Audio, out: str | Path) -> Path:
         raise RequestError(f"{video}: no moving picture to copy; write a .wav")
     if audio.samples.shape[0] not in _LAYOUTS or audio.samples.shape[1] == 0:
         raise RequestError(f"a video's sound has 1 or 2 channels, got {audio.samples.shape}")
-    draft: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, suffix=target.suffix.lower())
-        os.close(handle)
-        draft = Path(name)
+    with draft_of(target) as draft:
         _write(video, audio, draft)
-        draft.chmod(0o644)
-        draft.replace(target)
-    except OSError as error:
-        raise RequestError(f"cannot write {target}: {error}") from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
     return target
 
 

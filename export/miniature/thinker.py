@@ -18,7 +18,7 @@ from omni_rt.export.miniature.text import TEMPLATES
 from omni_rt.export.reference.thinker import Thinker
 from omni_rt.export.reference.thinker_config import ThinkerSizes
 from omni_rt.manifest import SpecialIds
-from omni_rt.preprocess.chat import AUDIO_TAG, VIDEO_TAG, Tokenizer, conversation, fill
+from omni_rt.preprocess.chat import AUDIO_TAG, VIDEO_TAG, Tokenizer, conversation
 from omni_rt.preprocess.frames import spread_indices
 from omni_rt.preprocess.patches import patch_tables, patches
 from omni_rt.preprocess.positions import VideoTokens, placed
@@ -26,6 +26,7 @@ from omni_rt.preprocess.resize import bicubic
 from omni_rt.preprocess.waveform import mono
 from omni_rt.preprocess.whisper_mel import RATE_HZ as HEARD_HZ
 from omni_rt.preprocess.whisper_mel import chunked, log_mel, token_count
+from omni_rt.tasks import EDITING, GENERATION, make_request
 
 _SEEN_FRAMES, _SEEN_PX = 4, 336  # of a 2 s video, as `understand` looks at it
 _IGNORED = -100
@@ -59,19 +60,16 @@ class Batch:
 
 
 def prompt_text(example: Example) -> tuple[str, str]:
-    """System and user turn of an example, worded as the runtime words them."""
-    if example.task == "understand":
-        tags = (VIDEO_TAG if example.frames is not None else "") + (
-            AUDIO_TAG if example.audio is not None else ""
-        )
+    """System and user turn of an example, as the runtime words them."""
+    if example.question is not None:
+        seen, heard = example.frames is not None, example.audio is not None
+        tags = VIDEO_TAG * seen + AUDIO_TAG * heard
         return TEMPLATES["SYSTEM_UNDERSTANDING"], f"{tags}{example.question}"
-    if example.desc is not None:
-        user = fill(TEMPLATES[f"EDITING_{example.task.upper()}"], {"desc": example.desc})
-        return TEMPLATES["SYSTEM_EDITING"], user
-    if example.source_category is not None and example.target_category is not None:
-        named = {"source": example.source_category, "target": example.target_category}
-        return TEMPLATES["SYSTEM_EDITING"], fill(TEMPLATES["EDITING_STYLE"], named)
-    return TEMPLATES["SYSTEM_" + example.task], f"{example.prompt}."
+    given = example.arguments()
+    if "frames" in given:
+        given["video"] = given.pop("frames")
+    request = make_request(example.task, given, among=GENERATION + EDITING)
+    return TEMPLATES[request.system], request.user_text(TEMPLATES)
 
 
 def collated(
@@ -102,7 +100,7 @@ def collated(
             chunks, frames = chunked(mel, frames=dims.chunk_frames)
             mels.append(chunks)
             lengths.append(frames)
-        if example.task == "understand" and example.frames is not None:
+        if example.frames is not None:
             chosen = spread_indices(len(example.frames), _SEEN_FRAMES)
             seen = [bicubic(example.frames[i], _SEEN_PX, _SEEN_PX) for i in chosen]
             pixels.append(patches(np.stack(seen), dims))

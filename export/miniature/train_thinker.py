@@ -24,8 +24,9 @@ from omni_rt.preprocess.chat import STOP_TOKENS, Tokenizer
 NAME = "thinker"
 _QUESTIONS, _PROMPTS = 24, 8  # of a batch of sound and text
 _VIDEOS, _VIDEO_SHARE = 8, 0.15  # a batch of videos, whose prompts are three times as long
-_SPOKEN_ONLY = ("speech", "voice_speech", "voice_conversion")  # their prompts hold no words
-_PROMPT_WEIGHTS = {kind: 1.0 for kind in AUDIO_KINDS if kind not in _SPOKEN_ONLY}
+# Of speech the prompts hold no words; a video's are few, and long with it.
+_UNSAID = ("speech", "voice_speech", "voice_conversion", "flashes", "scene")
+_PROMPT_WEIGHTS = {kind: 1.0 for kind in AUDIO_KINDS if kind not in _UNSAID}
 _VIDEO_WEIGHTS = {"ask_colour": 1.0, "ask_flashes": 2.0}
 _SOUND_WEIGHTS = {k: w for k, w in QUESTION_WEIGHTS.items() if k not in _VIDEO_WEIGHTS}
 

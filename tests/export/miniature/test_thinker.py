@@ -51,12 +51,23 @@ def test_its_parameters_are_the_checkpoints(training: ThinkerTraining) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_a_prompt(kind: str) -> None:
-    if kind in ("speech", "voice_speech", "voice_conversion"):
-        return  # the words reach the transformer through the transcript
-    system, user = prompt_text(draw(kind, np.random.RandomState(0)))
+def test_every_kind_is_laid_out(kind: str, training: ThinkerTraining) -> None:
+    """As many placeholders as media, whatever the task."""
+    example = draw(kind, np.random.RandomState(0))
+    system, _ = prompt_text(example)
     assert system in TEMPLATES.values()
-    assert user
+    batch = collated([example], training.tokenizer, training.special, training.sizes)
+    assert (batch.ids == training.special.audio).any() == (batch.mel is not None)
+    assert (batch.ids == training.special.video).any() == (example.frames is not None)
+
+
+def test_a_prompt_is_worded_as_the_runtime_words_it() -> None:
+    stream = np.random.RandomState(0)
+    example = draw("flashes", stream)
+    assert prompt_text(example)[1] == f"{example.prompt}\n<|vision_bos|><|VIDEO|><|vision_eos|>"
+    removal = draw("remove", stream)
+    assert prompt_text(removal) == (TEMPLATES["SYSTEM_EDITING"], f"remove {removal.desc}")
+    assert prompt_text(draw("speech", stream)) == (TEMPLATES["SYSTEM_TTS"], "")
 
 
 def test_answers_are_what_is_learnt_of_a_question(training: ThinkerTraining) -> None:
