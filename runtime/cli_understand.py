@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from omni_rt import terminal
+from omni_rt.bench import peak_rss_bytes
 from omni_rt.cli_options import (
     AllowDamaged,
     BundleOption,
@@ -217,6 +218,7 @@ def _facts(reply: Reply) -> dict[str, Any]:
         "complete": reply.complete,
         "prompt_tokens": reply.prompt_tokens,
         "seed": reply.seed,
+        "peak_rss_bytes": peak_rss_bytes(),
     }
 
 

@@ -253,7 +253,7 @@ class Pipeline:
                 self._pool.get(stage)
 
     def close(self) -> None:
-        """Let go of the engines once no request runs."""
+        """Let go of the engines once the phase that runs is done."""
         with self._exclusive():
             self._pool.close()
             self._answerer.forget()

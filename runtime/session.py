@@ -154,8 +154,9 @@ class Session:
             "small_frames": small_frames,
             "allow_damaged": allow_damaged,
         }
-        request = self._complete(make_request(task, given, among=GENERATION), cancel)
+        request = make_request(task, given, among=GENERATION)
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
+        request = self._complete(request, cancel)
         if init_audio is not None:
             how = self._starting_from(init_audio, init_strength, how)
         elif init_strength is not None:
@@ -451,7 +452,10 @@ class Session:
         duration_s: float | None,
         negative_prompt: str | None,
     ) -> Iterator[Samples]:
-        """The pieces of a generation; everything is checked and encoded before this returns."""
+        """The pieces of a generation; all is checked, and encoded for the first, before it returns.
+
+        What is wrong with a later minute of a video is said when that minute is reached.
+        """
         dims = self._pipeline.dims
         self._check(request, how, negative_prompt)
         total = self._total(duration_s, request)
@@ -459,22 +463,18 @@ class Session:
             raise RequestError("init_audio varies one window: duration_s is too long for it")
         count = segment_count(total, segment=dims.clip_samples, hop=segment_hop(dims))
         conditionings = self._conditionings(request, count, how, negative_prompt)
-        first = next(conditionings)  # what is wrong with the request is said now
-        conditionings = chain([first], conditionings)
+        conditionings = chain([next(conditionings)], conditionings)
         return generated(self._pipeline, request, conditionings, how, seed=seed, total=total)
 
     def _conditionings(
         self, request: Request, count: int, how: Sampling, negative_prompt: str | None
     ) -> Iterator[Conditioning]:
         """One for all segments, or for a video one each, made for a minute of it at a time."""
+        if request.footage() is None:
+            yield from self._pipeline.encode(request, negative_prompt, how.cancel)
         windows = self._windows(request, count, how.cancel)
-        while True:
-            group = list(islice(windows, _WINDOWS_AT_ONCE))
-            if not group and request.footage() is not None:
-                return
+        while group := list(islice(windows, _WINDOWS_AT_ONCE)):
             yield from self._pipeline.encode(request, negative_prompt, how.cancel, windows=group)
-            if request.footage() is None:
-                return
 
     def _check(self, request: Request, how: Sampling, negative_prompt: str | None) -> None:
         """Raise before anything runs if the bundle or the options cannot serve the request."""
@@ -498,16 +498,11 @@ class Session:
         dims, footage = self._pipeline.dims, request.footage()
         if duration_s is None and footage is not None:
             info = probe(footage.path)
-            duration_s = None if info.is_image else min(info.duration_s, MAX_DURATION_S)
-            duration_s = self._one_window_s(duration_s) if not long else duration_s
+            most_s = MAX_DURATION_S if long else dims.clip_samples / dims.sample_rate_hz
+            duration_s = None if info.is_image else min(info.duration_s, most_s)
         if duration_s is None:
             return min(round(DEFAULT_DURATION_S * dims.sample_rate_hz), dims.clip_samples)
         return requested_samples(dims, checked_duration(duration_s), long=long and request.long)
-
-    def _one_window_s(self, duration_s: float | None) -> float | None:
-        """A video's duration, at most what one window makes."""
-        window_s = self._pipeline.dims.clip_samples / self.sample_rate_hz
-        return None if duration_s is None else min(duration_s, window_s)
 
     def _window_samples(self, request: Request, duration_s: float | None) -> int:
         """How many samples of one window a request of a batch keeps."""
