@@ -59,7 +59,8 @@ def train(
     part: Annotated[str, typer.Argument(help="vae or thinker")],
     folder: Folder = Path("build/miniature"),
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the whole schedule; the part's own if not given.")
+        int | None,
+        typer.Option(help="Steps of the whole schedule; the part's own if not given.", min=1),
     ] = None,
     seed: Seed = 0,
     count: Count = 400,
