@@ -1,20 +1,19 @@
-# Two commands for newcomers: `make demo` and `make test`. Both set up what they need in .venv.
+# Two commands for newcomers: `make demo` and `make test`. Both set up what they need in .venv;
+# the demo needs no torch.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
-STANDIN := build/standin
 
 SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md \
-           $(shell find runtime export calibration csrc -type f -not -name '*.pyc')
+           $(shell find runtime export calibration csrc miniature/bundle -type f -not -name '*.pyc')
 CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
 .PHONY: demo test lint types ctest pytest stubs format clean setup build/view
 
-demo: setup
-	@$(MAKE) --no-print-directory $(STANDIN)/bundle/manifest.json
-	$(BIN)/omni-rt demo $(STANDIN)/bundle --out demo
+demo: $(VENV)/run.stamp
+	$(BIN)/omni-rt demo --out demo
 
 test: lint types stubs ctest pytest
 
@@ -25,6 +24,11 @@ setup:
 
 $(VENV)/venv.stamp:
 	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/run.stamp: build/wheel.stamp
+	$(BIN)/pip install -q --no-compile "omni_rt[video] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
+	$(BIN)/pip install -q --no-compile --no-deps --force-reinstall build/wheel/*.whl
 	touch $@
 
 $(VENV)/torch.stamp: $(VENV)/venv.stamp
@@ -45,17 +49,6 @@ $(VENV)/dev.stamp: pyproject.toml
 	@$(MAKE) --no-print-directory setup
 	$(BIN)/pip install -q --no-compile "omni_rt[dev] @ file://$$(ls $(CURDIR)/build/wheel/*.whl)"
 	touch $@
-
-$(STANDIN)/model.safetensors: $(VENV)/export.stamp
-	rm -rf $(STANDIN)
-	mkdir -p build
-	$(BIN)/omni-rt standin --out $(STANDIN)
-
-$(STANDIN)/bundle/manifest.json: $(STANDIN)/model.safetensors
-	$(BIN)/omni-rt export --config $(STANDIN)/config.json --checkpoint $(STANDIN)/model.safetensors \
-	  --qwen $(STANDIN)/qwen --upstream $(STANDIN)/upstream --name standin \
-	  --synchformer $(STANDIN)/synchformer.safetensors --synchformer-heads 2 \
-	  --licence "Apache-2.0 (random weights)" --out $(STANDIN)/bundle --overwrite
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,25 +16,12 @@ import torch
 import omni_rt
 from omni_rt import verify
 from omni_rt.bundle import Bundle, graph_digest, sha256_of
-from omni_rt.contract import SYNC_FRAME_PX, SYNC_SEGMENT_FRAMES
 from omni_rt.export.checkpoint import LazyTensor, provenance
 from omni_rt.export.contract import MODEL_STAGES, SYNCHFORMER, THINKER, dims_of
 from omni_rt.export.graphs import OPSET, Stage, finite, write_graph
 from omni_rt.export.pack import list_files, new_directory
-from omni_rt.export.parity import CFG_SCALE, ParityInputs, ParityReference
-from omni_rt.export.parity_senses import (
-    audio_tower_parity,
-    synchformer_parity,
-    thinker_parity,
-    vision_tower_parity,
-)
-from omni_rt.export.reference.model import CONDITIONERS, load_reference
-from omni_rt.export.reference.synchformer import load_synchformer
-from omni_rt.export.reference.thinker_files import (
-    load_audio_tower,
-    load_thinker,
-    load_vision_tower,
-)
+from omni_rt.export.parity_files import Progress, write_parity
+from omni_rt.export.reference.model import CONDITIONERS
 from omni_rt.export.sources import ExportOptions, Sources, open_sources
 from omni_rt.export.stage_weights import stage_weights
 from omni_rt.export.tracing import traced_stages
@@ -51,8 +38,6 @@ from omni_rt.manifest import (
 
 _PARITY_BYTES = 1 << 28  # room for inputs and reference outputs
 
-Progress = Callable[[str], None]
-
 
 def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None) -> Path:
     """Make the bundle `options.out`. Returns its path.
@@ -64,13 +49,14 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
     sources = open_sources(options)
     stages = [sources.stage_sizes.stage(name) for name in sources.stages]
     weights = {stage.name: _weights(stage, sources) for stage in stages}
-    needed = _PARITY_BYTES + sum(_bytes(w) for w in weights.values())
+    per_value = 2 if options.weights == "half" else 4
+    needed = _PARITY_BYTES + sum(per_value * _values(w) for w in weights.values())
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         fold_id = "fp32"
-        _write_graphs(draft, sources, stages, weights, fold_id, progress)
+        rounded = _write_graphs(draft, sources, stages, weights, fold_id, progress)
         text = _write_text(draft, sources)
         _write_constants(draft, sources)
-        parity = _write_parity(draft, sources, progress)
+        parity = write_parity(draft, sources, rounded=rounded, progress=progress)
         progress("hashing")
         manifest = Manifest(
             schema=SCHEMA,
@@ -102,8 +88,8 @@ def _weights(stage: Stage, sources: Sources) -> dict[str, LazyTensor]:
     return stage_weights(stage, named)
 
 
-def _bytes(weights: Mapping[str, LazyTensor]) -> int:
-    return sum(4 * int(np.prod(tensor.shape)) for tensor in weights.values())
+def _values(weights: Mapping[str, LazyTensor]) -> int:
+    return sum(int(np.prod(tensor.shape)) for tensor in weights.values())
 
 
 def _write_graphs(
@@ -113,8 +99,10 @@ def _write_graphs(
     weights: Mapping[str, Mapping[str, LazyTensor]],
     fold_id: str,
     progress: Progress,
-) -> None:
-    folder = draft / "graphs"
+) -> dict[str, list[str]]:
+    """Write them all. Returns the stages with rounded weights, and what these put out."""
+    folder, rounded = draft / "graphs", {}
+    half = sources.options.weights == "half"
     folder.mkdir()
     files = {stage.data_file: WeightFile(folder / stage.data_file) for stage in stages}
     try:
@@ -123,11 +111,14 @@ def _write_graphs(
             for stage in stages:
                 progress(f"graph {stage.name}")
                 data, file = next(traced), files[stage.data_file]
-                write_graph(stage, data, weights[stage.name], file=file, fold_id=fold_id)
+                own = weights[stage.name]
+                if write_graph(stage, data, own, file=file, fold_id=fold_id, half=half):
+                    rounded[stage.name] = [port.name for port in stage.ports.outputs]
                 sources.release()
     finally:
         for file in files.values():
             file.close()
+    return rounded
 
 
 def _graph_spec(stage: Stage, fold_id: str) -> GraphSpec:
@@ -169,76 +160,6 @@ def _write_constants(draft: Path, sources: Sources) -> None:
     np.savez(draft / "constants.npz", empty_transcript=empty.numpy())
 
 
-def _write_parity(draft: Path, sources: Sources, progress: Progress) -> dict[str, str]:
-    """Run the reference and store what it made, one part of the model after another."""
-    folder = draft / "parity"
-    folder.mkdir()
-    names = _write_model_parity(folder, sources, progress)
-    sources.release()
-    for name, arrays in _senses_parity(sources, progress):
-        _save(folder / f"{name}.npz", arrays)
-        sources.release()
-        names.append(name)
-    return {name: f"parity/{name}.npz" for name in names}
-
-
-def _write_model_parity(folder: Path, sources: Sources, progress: Progress) -> list[str]:
-    names = [name for name in MODEL_STAGES if name in sources.stages]
-    if not names:
-        return []
-    if "dit_step" in names:  # its inputs are two other stages' outputs
-        names += [name for name in ("context", "signal") if name not in names]
-    progress("reference: loading")
-    model = load_reference(sources.sizes, sources.tensors)
-    characters = sources.sizes.conditioners.vocabulary
-    reference = ParityReference(model, ParityInputs(dims_of(sources.sizes), vocabulary=characters))
-    # the transformer last: once read, its pages count as memory
-    for name in sorted(names, key="dit_step".__eq__):
-        progress(f"reference: {name}")
-        _save(folder / f"{name}.npz", reference.stage(name))
-    if "dit_step" in names:
-        steps = sources.options.certify_steps
-        recipe = {"steps": np.array(steps), "cfg_scale": np.array(CFG_SCALE)}
-        arrays = reference.end_to_end(
-            steps=steps, on_step=lambda i: progress(f"reference: guided step {i} of {steps}")
-        )
-        _save(folder / f"{verify.END_TO_END}.npz", {**arrays, **recipe})
-        names.append(verify.END_TO_END)
-    return names
-
-
-def _senses_parity(sources: Sources, progress: Progress) -> Iterator[tuple[str, Any]]:
-    """The thinker's parts and Synchformer, each loaded, run and dropped."""
-    thinker, synchformer, stages = sources.thinker, sources.synchformer, set(sources.stages)
-    if thinker is not None and "audio_tower" in stages:
-        progress("reference: audio_tower")
-        yield "audio_tower", audio_tower_parity(load_audio_tower(thinker.sizes, thinker.tensors))
-    if thinker is not None and "vision_tower" in stages:
-        progress("reference: vision_tower")
-        eye = load_vision_tower(thinker.sizes, thinker.tensors)
-        yield "vision_tower", vision_tower_parity(eye, thinker.sizes)
-        del eye
-    if thinker is not None and stages & {"thinker_embed", "thinker_cond", "thinker_lm"}:
-        progress("reference: thinker")
-        speaks, layer = "thinker_lm" in stages, thinker.layer_index
-        module = load_thinker(thinker.sizes, layer, thinker.tensors, speaks=speaks)
-        for name, arrays in thinker_parity(module, layer, speaks=speaks):
-            if name in stages:
-                yield name, arrays
-        del module
-    if synchformer is not None:
-        progress("reference: synchformer")
-        own = load_synchformer(synchformer.sizes, synchformer.tensors)
-        yield (
-            SYNCHFORMER,
-            synchformer_parity(own, frames=SYNC_SEGMENT_FRAMES, px=SYNC_FRAME_PX),
-        )
-
-
-def _save(path: Path, arrays: Mapping[str, Any]) -> None:
-    np.savez(path, **arrays)
-
-
 def _certify(draft: Path, manifest: Manifest, progress: Progress) -> Certificate:
     """Measure every graph with ONNX Runtime against the stored reference."""
     import onnxruntime
@@ -269,6 +190,7 @@ def _provenance(sources: Sources) -> dict[str, Any]:
         "torch": torch.__version__,
         "checkpoint": provenance(sources.checkpoint),
         "config": sources.raw_config,
+        "weights": sources.options.weights,
         "thinker_config": None if sources.thinker is None else sources.thinker.config,
         "synchformer": _synchformer_provenance(sources),
     }

@@ -40,6 +40,7 @@ class LazyTensor:
     dtype: str
     load: Callable[[], Tensor]
     release: Callable[[], None] = _nothing  # unmaps its file; the next load maps it again
+    computed: bool = False  # a table that a module computes: in no file, and never rounded
 
     def float32(self) -> Tensor:
         """The values as contiguous fp32 (upcasting is exact)."""

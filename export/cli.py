@@ -10,6 +10,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.errors import ExportError
+from omni_rt.export.miniature import cli as miniature_cli
 
 Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -21,6 +22,7 @@ def commands(app: typer.Typer) -> None:
     app.command()(standin)
     app.command("random-checkpoint")(random_checkpoint)
     app.command("bench-reference")(bench_reference)
+    miniature_cli.commands(app)
 
 
 def _require_torch() -> None:
@@ -59,6 +61,13 @@ def export(
     stages: Annotated[
         str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
     ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|half",
+            help="How weights are stored; half: in 16 bits, without loss where they are bf16.",
+        ),
+    ] = "fp32",
     name: Annotated[str, typer.Option(help="The bundle's name.")] = "audio-omni",
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, if not the official one.")
@@ -98,6 +107,7 @@ def export(
             overwrite=overwrite,
             certify_steps=certify_steps,
             workers=workers,
+            weights=weights,
         )
         with terminal.stage_notes(quiet=as_json) as tell:
             export_bundle(options, progress=tell)

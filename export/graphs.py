@@ -22,12 +22,23 @@ from torch import Tensor, nn
 from omni_rt.contract import Ports
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import LazyTensor
-from omni_rt.export.surgery import fold_weight_transposes, matmul_biases, simplify
+from omni_rt.export.half_weights import is_exact, narrowed
+from omni_rt.export.surgery import (
+    cast_to_float,
+    fold_weight_transposes,
+    matmul_biases,
+    simplify,
+)
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import TensorSpec
 
 OPSET = 20  # the newest that every back end takes (spec QUANTISATION §1, step 3)
-_IR_TYPES = {torch.float32: ir.DataType.FLOAT, torch.float64: ir.DataType.DOUBLE}
+_IR_TYPES = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float64: ir.DataType.DOUBLE,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+    torch.float16: ir.DataType.FLOAT16,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +153,15 @@ def finite(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def attach_weights(model: ir.Model, weights: Mapping[str, LazyTensor], file: WeightFile) -> None:
+def attach_weights(
+    model: ir.Model, weights: Mapping[str, LazyTensor], file: WeightFile, *, half: bool = False
+) -> int:
     """Turn weight inputs into initialisers whose values are written to `file`, one at a time.
 
+    `half` stores them in 16 bits where they can be. Returns how many were rounded for that.
     Raises ExportError at the first value that is not finite.
     """
-    graph = model.graph
+    graph, rounded = model.graph, 0
     names = {v.name for v in graph.inputs if v.name is not None and v.name in weights}
     transposed = fold_weight_transposes(graph, names)
     biases = matmul_biases(graph, names)
@@ -157,25 +171,38 @@ def attach_weights(model: ir.Model, weights: Mapping[str, LazyTensor], file: Wei
         graph.inputs.remove(value)
         if not value.uses():
             continue
-        tensor = finite(value.name, weights[value.name].load())
+        source = weights[value.name]
+        tensor = whole = finite(value.name, source.load())
+        if half:
+            tensor = narrowed(whole, may_round=not source.computed)
+            rounded += not is_exact(tensor, whole)
         if value.name in transposed:
             tensor = tensor.T
         elif value.name in biases:
             tensor = tensor[None, None]
-        tensor = tensor.contiguous()
-        assert value.shape is not None
-        assert tuple(tensor.shape) == tuple(value.shape)
-        place = file.add(tensor)
-        value.const_value = ir.ExternalTensor(
-            file.path.name,
-            place.offset,
-            place.length,
-            _IR_TYPES[tensor.dtype],
-            shape=value.shape,
-            name=value.name,
-            base_dir=file.path.parent,
-        )
+        _initialise(value, tensor.contiguous(), file)
         graph.register_initializer(value)
+        if tensor.dtype != whole.dtype:
+            cast_to_float(graph, value)
+    return rounded
+
+
+def _initialise(value: ir.Value, tensor: Tensor, file: WeightFile) -> None:
+    """Write a weight and say in the graph where it lies."""
+    assert value.name is not None
+    assert value.shape is not None
+    assert tuple(tensor.shape) == tuple(value.shape)
+    place = file.add(tensor)
+    value.dtype = stored = _IR_TYPES[tensor.dtype]
+    value.const_value = ir.ExternalTensor(
+        file.path.name,
+        place.offset,
+        place.length,
+        stored,
+        shape=value.shape,
+        name=value.name,
+        base_dir=file.path.parent,
+    )
 
 
 def set_ports(model: ir.Model, stage: Stage) -> None:
@@ -203,10 +230,14 @@ def write_graph(
     *,
     file: WeightFile,
     fold_id: str,
-) -> None:
-    """Write `<name>.onnx` of a traced stage beside `file`, its weights into `file`."""
+    half: bool = False,
+) -> int:
+    """Write `<name>.onnx` of a traced stage beside `file`, its weights into `file`.
+
+    Returns how many weights were rounded to be stored in 16 bits (none unless `half`).
+    """
     model = ir.from_proto(onnx.ModelProto.FromString(traced))
-    attach_weights(model, weights, file)
+    rounded = attach_weights(model, weights, file, half=half)
     simplify(model)
     set_ports(model, stage)
     model.graph.name = stage.name
@@ -214,3 +245,4 @@ def write_graph(
     model.metadata_props["omni_rt.stage"] = stage.name
     model.metadata_props["omni_rt.fold_id"] = fold_id
     ir.save(model, file.path.parent / f"{stage.name}.onnx")
+    return rounded

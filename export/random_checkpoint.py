@@ -44,6 +44,7 @@ def sizes_for(
     text_width: int = 512,
     text_blocks: int = 4,
     mel_frames: int = 1723,
+    time_features: int = 128,
 ) -> ModelSizes:
     """A configuration with the sizes that only tensors tell; the defaults are the official ones."""
     return ModelSizes(
@@ -54,6 +55,7 @@ def sizes_for(
             heads=config.heads,
             latent_channels=config.latent_channels,
             cond_width=cond_width,
+            time_features=time_features,
         ),
         conditioners=ConditionerSizes(
             cond_width=cond_width,

@@ -30,6 +30,8 @@ from omni_rt.preprocess.chat import STOP_TOKENS, Tokenizer
 
 OFFICIAL_LICENCE = "CC BY-NC 4.0, research use only (the official Audio-Omni weights)"
 
+WEIGHTS = ("fp32", "half")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
@@ -50,6 +52,7 @@ class ExportOptions:
     overwrite: bool = False
     certify_steps: int = 4
     workers: int = 1  # processes that trace graphs
+    weights: str = "fp32"  # how they are stored: "fp32", or "half": in 16 bits where they can be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,8 @@ class Sources:
 
 def open_sources(options: ExportOptions) -> Sources:
     """Open and check everything. Raises ExportError naming what is missing and how to give it."""
+    if options.weights not in WEIGHTS:
+        raise ExportError(f"weights must be {' or '.join(WEIGHTS)}, got {options.weights!r}")
     config, raw = read_config(options.config)
     checkpoint = open_checkpoint(options.checkpoint)
     sizes, tensors = checked_tensors(config, checkpoint.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -36,7 +37,7 @@ def _find(name: str, own: Tensor, tensors: Mapping[str, LazyTensor]) -> LazyTens
         return derived
     # a table computed by the module itself; parameters cannot get here: names were checked
     assert not own.is_meta, name
-    return _lazy(tuple(own.shape), lambda: own)
+    return replace(_lazy(tuple(own.shape), lambda: own), computed=True)
 
 
 def _split(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor | None:

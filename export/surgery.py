@@ -49,6 +49,38 @@ def matmul_biases(graph: ir.Graph, weights: set[str]) -> set[str]:
     return found
 
 
+def cast_to_float(graph: ir.Graph, weight: ir.Value) -> None:
+    """Let a weight stored in 16 bits be read as fp32. Exact: fp32 has all their values.
+
+    A table that is only looked up is converted row by row, after the lookup, and can stay mapped;
+    any other weight at once, by a Cast that ONNX Runtime folds when it loads the graph.
+    """
+    uses = list(weight.uses())
+    if all(node.op_type == "Gather" and i == 0 for node, i in uses):
+        for node, _ in uses:
+            rows = node.outputs[0]
+            assert weight.dtype is not None
+            rows.dtype = weight.dtype
+            graph.insert_after(node, _cast(graph, rows))
+    else:
+        graph.insert_before(graph[0], _cast(graph, weight))
+
+
+def _cast(graph: ir.Graph, narrow: ir.Value) -> ir.Node:
+    """A Cast to FLOAT whose output every user of `narrow` takes instead."""
+    cast = ir.node("Cast", [narrow], {"to": ir.DataType.FLOAT})
+    wide = cast.outputs[0]
+    wide.shape, wide.dtype, wide.name = narrow.shape, ir.DataType.FLOAT, f"{narrow.name}.fp32"
+    for node, i in list(narrow.uses()):
+        if node is not cast:
+            node.replace_input_with(i, wide)
+    for i, output in enumerate(graph.outputs):
+        if output is narrow:
+            wide.name, narrow.name = narrow.name, f"{narrow.name}.stored"
+            graph.outputs[i] = wide
+    return cast
+
+
 def simplify(model: ir.Model) -> None:
     """Drop what export leaves behind: identities, unused nodes, traces of this machine's paths."""
     IdentityEliminationPass()(model)

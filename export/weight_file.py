@@ -6,9 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-_MAPPED_ALIGNMENT_BYTES, _SMALL_ALIGNMENT_BYTES = 4096, 64
+_PAGE_BYTES, _SMALL_ALIGNMENT_BYTES = 4096, 64
+_MAPPED_FROM_BYTES = 16 * _PAGE_BYTES  # aligning smaller ones would waste more than 3 % on average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +31,10 @@ class WeightFile:
 
     def add(self, value: Tensor) -> WeightPlace:
         """Append the bytes of a contiguous tensor, page-aligned where worth mapping."""
-        data = value.numpy().tobytes()
+        data = value.reshape(-1).view(torch.uint8).numpy().tobytes()
         digest = hashlib.blake2b(data, digest_size=32).digest()
         if digest not in self._places:
-            large = len(data) >= _MAPPED_ALIGNMENT_BYTES
-            alignment = _MAPPED_ALIGNMENT_BYTES if large else _SMALL_ALIGNMENT_BYTES
+            alignment = _PAGE_BYTES if len(data) >= _MAPPED_FROM_BYTES else _SMALL_ALIGNMENT_BYTES
             offset = -(-self._file.tell() // alignment) * alignment
             self._file.write(b"\0" * (offset - self._file.tell()))
             self._file.write(data)

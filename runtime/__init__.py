@@ -10,6 +10,7 @@ from omni_rt.errors import (
     OmniError,
     RequestError,
 )
+from omni_rt.packaged import miniature
 from omni_rt.plans import Plan, make_plan
 from omni_rt.session import Session
 from omni_rt.tasks import (
@@ -55,4 +56,5 @@ __all__ = [
     "VoiceConversion",
     "__version__",
     "make_plan",
+    "miniature",
 ]

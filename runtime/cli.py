@@ -11,9 +11,8 @@ import typer
 from omni_rt import __version__, cli_sound, cli_understand, terminal
 from omni_rt.bench_thinker import ThinkerBench
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import Json, Threads, open_session
+from omni_rt.cli_options import Json, Threads
 from omni_rt.manifest import Measurement
-from omni_rt.options import OnStep
 
 app = typer.Typer(
     name="omni-rt",
@@ -181,29 +180,6 @@ def _print_thinker(found: ThinkerBench) -> None:
     terminal.print_table("thinker_lm", ("what", "tokens in the cache", "p50 ms"), rows)
     if found.cache_gain is not None:
         terminal.say(f"at 512 tokens the cache makes a token {found.cache_gain:.1f}× faster")
-
-
-@app.command()
-def demo(
-    bundle: BundleArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
-    plan: Annotated[str, typer.Option(help="Solver and steps.")] = "ab3-25",
-    seed: Annotated[int, typer.Option(help="Seed of all of them.")] = 7,
-    as_json: Json = False,
-) -> None:
-    """Make a sound, speech and an edit, and save them."""
-    from omni_rt.demo import run_demo
-
-    with terminal.errors_reported(), open_session(bundle) as session:
-        out.mkdir(parents=True, exist_ok=True)
-        with terminal.progress_bars() as bars:
-
-            def tell(name: str) -> OnStep:
-                return bars(name)
-
-            made = list(run_demo(session, out, seed=seed, plan=plan, tell=tell))
-        rows = [(m.what, str(m.path), f"{m.duration_s:.2f} s", f"{m.seconds:.2f} s") for m in made]
-        terminal.print_table("demo", ("task", "file", "sound", "took"), rows)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ FLOOR_ORIGIN = (
     "4 times the reference's own fp32-versus-fp64 error on this model: two fp32 evaluations differ "
     "by 1.4 times that, and convolutions that add in another order somewhat more"
 )
+ROUNDED = "rounded_"  # of parity arrays: what rounding the weights changes in the reference itself
 END_TO_END_BOUND = 1e-4
 END_TO_END_ORIGIN = (
     "the stage bound, guided at 7: difference of two branches amplified, then summed"
@@ -40,7 +41,7 @@ END_TO_END_ORIGIN = (
 
 
 def load(bundle: Bundle, stage: str, *, threads: int | None = None) -> Engine:
-    """A stage's engine for one measurement: weights stay mapped, so memory stays small."""
+    """A stage's engine for one measurement: fp32 weights stay mapped, so memory stays small."""
     spec = bundle.graph(stage)
     return OrtEngine(bundle.path(spec.path), spec, threads=threads, prepack=False)
 
@@ -68,16 +69,23 @@ def measure_stage(bundle: Bundle, stage: str, engine: Engine) -> dict[str, Measu
     """Every output of a stage against the reference, as `stage/output`; k's and v's together."""
     arrays = bundle.parity(stage)
     out = engine.run(**stage_inputs(bundle, stage, arrays))
-    groups: dict[str, list[str]] = {}
-    for name in out:
-        groups.setdefault(name.rstrip("0123456789_"), []).append(name)
     measured = {}
-    for group, names in groups.items():
-        bound, origin = stage_bound(float(arrays.get(FLOOR + group, np.float64(0))))
+    for group, names in grouped(out).items():
+        bound, origin = with_rounding(
+            *stage_bound(float(arrays.get(FLOOR + group, np.float64(0)))), arrays, group
+        )
         measured[f"{stage}/{group}"] = measure(
-            _flat(out, names), _flat(arrays, names), bound_rel_l2=bound, origin=origin
+            flat(out, names), flat(arrays, names), bound_rel_l2=bound, origin=origin
         )
     return measured
+
+
+def grouped(outputs: Iterable[str]) -> dict[str, list[str]]:
+    """Outputs that are measured together: those of all layers."""
+    groups: dict[str, list[str]] = {}
+    for name in outputs:
+        groups.setdefault(name.rstrip("0123456789_"), []).append(name)
+    return groups
 
 
 def stage_bound(floor: float) -> tuple[float, str]:
@@ -87,7 +95,23 @@ def stage_bound(floor: float) -> tuple[float, str]:
     return STAGE_BOUND, STAGE_ORIGIN
 
 
-def _flat(arrays: Arrays, names: list[str]) -> NDArray[np.generic]:
+def with_rounding(bound: float, origin: str, arrays: Arrays, group: str) -> tuple[float, str]:
+    """The bound of an output where weights are stored rounded, and where it comes from.
+
+    The triangle inequality: a graph is as close to the reference with the same rounded weights as
+    other graphs are to theirs, and that one is as far from the original as was measured at export.
+    """
+    rounded = float(arrays.get(ROUNDED + group, np.float64(0)))
+    if rounded == 0:
+        return bound, origin
+    return bound + rounded, (
+        f"{rounded:.1e}, which rounding weights to fp16 (by 2^-11 of their size at most) changes "
+        f"in the reference itself, and {bound:.1e}: {origin}"
+    )
+
+
+def flat(arrays: Arrays, names: Iterable[str]) -> NDArray[np.generic]:
+    """Several arrays as one vector."""
     return np.concatenate([np.asarray(arrays[name]).ravel() for name in names])
 
 
@@ -108,9 +132,8 @@ def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]
         start=np.asarray(arrays["noise"], np.float32),
         renoise=np.zeros((0,), np.float32),
     )
-    found = measure(
-        latents, arrays["latents"], bound_rel_l2=END_TO_END_BOUND, origin=END_TO_END_ORIGIN
-    )
+    bound, origin = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
+    found = measure(latents, arrays["latents"], bound_rel_l2=bound, origin=origin)
     return {f"dit_step/latents (euler-{steps}, cfg {float(arrays['cfg_scale']):g})": found}
 
 

@@ -11,135 +11,159 @@ import torch
 import typer
 
 from omni_rt import terminal
-from omni_rt.export.miniature.gate import (
-    ANSWER_FLOOR,
-    VAE_FLOOR,
-    Share,
-    answer_shares,
-    check_gate,
-    vae_shares,
-)
-from omni_rt.export.miniature.thinker import TrainableThinker
-from omni_rt.export.miniature.train_thinker import ThinkerTraining
-from omni_rt.export.miniature.train_vae import (
-    new_vae,
-    train_vae,
-    vae_training,
-    whole_clips,
-)
-from omni_rt.export.miniature.training import Training
-from omni_rt.export.miniature.vae import normalise_latents
-from omni_rt.export.miniature.weights import (
-    FOLDER,
-    load_autoencoder,
-    load_thinker,
-    save_autoencoder,
-    save_thinker,
-)
-from omni_rt.export.reference.autoencoder import Oobleck
+from omni_rt.export.build import export_bundle
+from omni_rt.export.miniature import checkpoint, parts
+from omni_rt.export.miniature.gate import Share, check_gate
+from omni_rt.export.miniature.parts import Part
 
 app = typer.Typer(
-    help="Train the miniature: a small Audio-Omni on procedural sound. "
-    "So far its autoencoder and its thinker; the transformer comes next.",
+    help="Train the miniature: a small Audio-Omni on procedural sound, part by part: "
+    "vae, thinker, synchformer, then transformer, which needs the other three.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+PartName = Annotated[str, typer.Argument(help=" or ".join(parts.PARTS), metavar="PART")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all if not given.", min=1)]
 Count = Annotated[int, typer.Option(help="Examples of each kind to measure.", min=1)]
-Folder = Annotated[Path, typer.Option(help="Where states and logs are kept.")]
-Out = Annotated[Path, typer.Option(help="Folder for the trained part.")]
+States = Annotated[Path, typer.Option(help="Where states and logs are kept.")]
+Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights and examples.")]
-_STEPS = {"vae": 4000, "thinker": 2600}
+Floor = Annotated[
+    float | None,
+    typer.Option(help="Gate: the least share of right results. The part's own if not given."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Steps of the whole schedule; the part's own if not given.", min=1),
+]
+
+
+@app.callback()
+def _fast_near_zero() -> None:
+    """Numbers near 0 cost a processor a hundred times more: threads that come are to flush them."""
+    torch.set_flush_denormal(True)
 
 
 @app.command()
 def train(
-    part: Annotated[str, typer.Argument(help="vae or thinker")],
-    folder: Folder = Path("build/miniature"),
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Steps of the whole schedule; the part's own if not given.", min=1),
-    ] = None,
+    part: PartName,
+    states: States = Path("build/miniature"),
+    out: Checkpoint = checkpoint.FOLDER,
+    steps: Steps = None,
     seed: Seed = 0,
     count: Count = 400,
-    out: Out = FOLDER,
+    floor: Floor = None,
     threads: Threads = None,
 ) -> None:
-    """Train a part, or go on where an interrupted run stopped; then measure it and write it.
+    """Train a part, or go on where an interrupted run stopped; measure it; put it in its place.
 
-    A kill loses at most a minute. Nothing is written if the part misses its gate: that 95 % of the
-    right sounds of every kind are right after the autoencoder, and that the thinker answers 90 % of
-    the questions of every kind exactly.
+    A kill loses at most a minute. The checkpoint stays as it was if the part misses its gate: that
+    95 % of the right sounds of every kind are right after the autoencoder, and that the thinker
+    answers 90 % of the questions of every kind exactly.
     """
     with terminal.errors_reported():
-        if part not in _STEPS:
-            terminal.fail(f"unknown part {part!r}: expected {' or '.join(_STEPS)}")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        wanted = _STEPS[part] if steps is None else steps
-        command = f"python -m omni_rt.export.miniature train {part} --steps {wanted} --seed {seed}"
-        make = _train_vae if part == "vae" else _train_thinker
-        for file in make(folder, command, wanted, seed, count):
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, out / file.name)
-            terminal.say(f"{out / file.name} written")
+        run = _run(part, states, out, steps, seed, threads)
+        run.train(terminal.note)
+        _finish(run, out, count, floor, f"train {part} --steps {run.steps} --seed {seed}")
 
 
-def _train_vae(folder: Path, command: str, steps: int, seed: int, count: int) -> list[Path]:
-    training = vae_training(folder, steps=steps, seed=seed)
-    _tell_resumed(training)
-    train_vae(training, terminal.note)
-    vae = training.average
-    assert isinstance(vae, Oobleck)
-    normalise_latents(vae, whole_clips(seed + 1, 128))
-    written = save_autoencoder(vae, folder / "draft", _facts(command, training))
-    shares = vae_shares(load_autoencoder(new_vae(), written.parent), count=count)
-    _print("through the autoencoder", shares)
-    check_gate(shares, VAE_FLOOR)
-    return [written]
+@app.command()
+def put(
+    part: PartName,
+    states: States = Path("build/miniature"),
+    out: Checkpoint = checkpoint.FOLDER,
+    steps: Steps = None,
+    seed: Seed = 0,
+    count: Count = 400,
+    floor: Floor = None,
+    threads: Threads = None,
+) -> None:
+    """Put the moving average of a training that goes on, or stopped early, into the checkpoint."""
+    with terminal.errors_reported():
+        run = _run(part, states, out, steps, seed, threads)
+        if run.training.step == 0:
+            terminal.fail(f"no state of {part} in {states}: train it first")
+        told = f"train {part} --steps {run.steps} --seed {seed}, stopped at {run.training.step}"
+        _finish(run, out, count, floor, told)
 
 
-def _train_thinker(folder: Path, command: str, steps: int, seed: int, count: int) -> list[Path]:
-    run = ThinkerTraining(folder, steps=steps, seed=seed)
-    _tell_resumed(run.training)
-    run.run(terminal.note)
-    thinker = run.training.average
-    assert isinstance(thinker, TrainableThinker)
-    written = save_thinker(thinker, folder / "draft", _facts(command, run.training))
-    load_thinker(thinker, written.parent)  # measured is what was written, in bf16
-    shares = answer_shares(run.ask, count=count)
-    _print("answers", shares)
-    check_gate(shares, ANSWER_FLOOR)
-    return [written, folder / "tokenizer.json"]
+def _run(
+    part: str, states: Path, out: Path, steps: int | None, seed: int, threads: int | None
+) -> Part:
+    kind = _kind(part)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = kind(states, out, steps=steps or kind.default_steps, seed=seed)
+    if run.training.resume():
+        terminal.note(f"{part}: step {run.training.step}")
+    return run
 
 
-def _tell_resumed(training: Training) -> None:
-    if training.resume():
-        terminal.note(f"going on at step {training.step}")
+def _kind(part: str) -> type[Part]:
+    kind = parts.PARTS.get(part)
+    if kind is None:
+        terminal.fail(f"unknown part {part!r}: expected {' or '.join(parts.PARTS)}")
+    return kind
 
 
-def _facts(command: str, training: Training) -> dict[str, str]:
-    return {"command": command, "hours": f"{training.elapsed_s / 3600:.2f}"}
+def _finish(run: Part, out: Path, count: int, floor: float | None, told: str) -> None:
+    """Write the part beside the others in a draft, measure it there, and put it in its place."""
+    least = run.floor if floor is None else floor
+    if floor is not None:
+        told += f" --floor {floor:g}"
+    facts = {
+        "command": f"python -m omni_rt.export.miniature {told}",
+        "hours": f"{run.training.elapsed_s / 3600:.2f}",
+    }
+    draft = run.states / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    if out.is_dir():
+        checkpoint.copy_files(out, draft)
+    run.put(draft, facts)
+    shares = run.measured(draft, count, terminal.note)
+    _print(run.measure, shares)
+    check_gate(shares, least)
+    checkpoint.copy_files(draft, out)
+    terminal.say(f"{run.name} is in {out}")
 
 
 @app.command()
 def measure(
-    folder: Annotated[Path, typer.Option(help="Folder of the trained parts.")] = FOLDER,
+    part: PartName,
+    out: Checkpoint = checkpoint.FOLDER,
     count: Count = 400,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure the trained autoencoder: the share of right sounds by kind, with 95 % intervals."""
+    """Measure a part of the checkpoint: the share of right results by kind, with 95 % intervals.
+
+    The transformer is measured in a bundle, by `omni-rt score`.
+    """
     with terminal.errors_reported():
+        kind = _kind(part)
         if threads is not None:
             torch.set_num_threads(threads)
-        shares = vae_shares(load_autoencoder(new_vae(), folder), count=count)
+        shares = kind.measured(out, count, terminal.note)
         if as_json:
             terminal.print_json(shares)
         else:
-            _print("through the autoencoder", shares)
+            _print(kind.measure, shares)
+
+
+@app.command()
+def bundle(
+    out: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("miniature/bundle"),
+    folder: Checkpoint = checkpoint.FOLDER,
+    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Export the checkpoint with the options of the packaged bundle."""
+    with terminal.errors_reported():
+        export_bundle(
+            checkpoint.export_options(folder, out, overwrite=overwrite), progress=terminal.note
+        )
+        terminal.say(f"{out} written")
 
 
 def _print(title: str, shares: Mapping[str, Share]) -> None:
@@ -147,7 +171,8 @@ def _print(title: str, shares: Mapping[str, Share]) -> None:
         (kind, f"{100 * s.passed:.1f}", f"{100 * s.low:.1f} to {100 * s.high:.1f}", str(s.count))
         for kind, s in shares.items()
     ]
-    terminal.print_table(title, ("kind", "right %", "95 %", "n"), rows)
+    if rows:
+        terminal.print_table(title, ("kind", "right %", "95 %", "n"), rows)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from omni_rt.errors import ExportError
+from omni_rt.export.miniature.conditioning import sync_segments
 from omni_rt.export.miniature.data import (
     AUDIO_KINDS,
     QUESTION_KINDS,
@@ -17,31 +18,17 @@ from omni_rt.export.miniature.data import (
     Wave,
     draw,
 )
+from omni_rt.export.miniature.share import Share as Share  # whoever measures names its shares
 from omni_rt.export.miniature.tasks import score, score_answer
+from omni_rt.export.miniature.train_synchformer import tubelet_colours
 from omni_rt.export.reference.autoencoder import Oobleck
+from omni_rt.export.reference.synchformer import Synchformer
 
 VAE_FLOOR = 0.95  # of every kind of sound, through the autoencoder alone
 ANSWER_FLOOR = 0.90  # of every kind of question
-_RESAMPLES = 2000
+COLOUR_FLOOR = 0.95  # of videos, each tubelet's colours read from its row
+_COLOUR_MISS = 0.2  # of a range of 2
 _ASKED_AT_ONCE = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """How many of `count` examples passed, and the 95 % bootstrap interval of that share."""
-
-    passed: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, results: list[bool], *, seed: int = 0) -> Share:
-        values = np.array(results, np.float64)
-        stream = np.random.RandomState(seed)
-        means = values[stream.randint(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
-        low, high = np.percentile(means, [2.5, 97.5])
-        return cls(passed=float(values.mean()), low=float(low), high=float(high), count=len(values))
 
 
 @torch.inference_mode()
@@ -89,6 +76,45 @@ def answer_shares(
         shares[kind] = Share.of([score_answer(example, reply).passed for example, reply in pairs])
         tell(f"{kind}: {shares[kind].passed:.3f} of {count}")
     return shares
+
+
+@torch.inference_mode()
+def colour_shares(
+    synchformer: Synchformer,
+    *,
+    count: int,
+    seed: int = 2026,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Share]:
+    """The share of videos whose rows tell every tubelet's colours, by a linear map of all rows.
+
+    The map is fitted to as many other videos.
+    """
+    rows: dict[str, list[Tensor]] = {}
+    colours: dict[str, list[Tensor]] = {}
+    for kind in ("flashes", "scene"):
+        stream = np.random.RandomState([seed, sum(kind.encode())])
+        videos = [draw(kind, stream).frames for _ in range(2 * count)]
+        shown = [frames for frames in videos if frames is not None]
+        rows[kind] = [synchformer(sync_segments(frames)) for frames in shown]
+        colours[kind] = [tubelet_colours(frames) for frames in shown]
+        tell(f"{kind}: seen")
+    known = torch.cat([row for kind in rows.values() for row in kind[count:]])
+    wanted = torch.cat([colour for kind in colours.values() for colour in kind[count:]])
+    readout = torch.linalg.lstsq(_with_one(known), wanted).solution
+    return {
+        kind: Share.of(
+            [
+                bool(((_with_one(row) @ readout - colour).abs() < _COLOUR_MISS).all())
+                for row, colour in zip(rows[kind][:count], colours[kind][:count], strict=True)
+            ]
+        )
+        for kind in rows
+    }
+
+
+def _with_one(rows: Tensor) -> Tensor:
+    return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
 
 
 def check_gate(shares: Mapping[str, Share], floor: float = VAE_FLOOR) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omni_rt.export.miniature.config import HIDDEN_WIDTH
 from omni_rt.export.miniature.data import vocabulary
-from omni_rt.export.reference.thinker_config import MEDIA_TOKENS
+from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes
+from omni_rt.manifest import SpecialIds
+from omni_rt.preprocess.chat import STOP_TOKENS, Tokenizer
 
 TEMPLATES: Mapping[str, str] = {
     "SYSTEM_T2A": "make this sound",
@@ -33,14 +36,37 @@ _SPECIAL_TOKENS = [
 _MOST_TOKENS = 860
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What text and tokens mean to the thinker, and its sizes."""
+
+    tokenizer: Tokenizer
+    special: SpecialIds
+    sizes: ThinkerSizes
+
+    @classmethod
+    def read(cls, path: Path) -> Words:
+        """By a tokenizer that `write_tokenizer` wrote."""
+        from tokenizers import Tokenizer as Reader
+
+        tokens: dict[str, int] = Reader.from_file(str(path)).get_vocab()
+        special = SpecialIds(
+            **{name: tokens[token] for name, (_, token) in MEDIA_TOKENS.items()},
+            stop=tuple(tokens[token] for token in STOP_TOKENS),
+        )
+        sizes = ThinkerSizes.from_config(thinker_config(tokens))
+        return cls(tokenizer=Tokenizer(path), special=special, sizes=sizes)
+
+
 def write_tokenizer(path: Path) -> dict[str, int]:
     """A byte-level tokenizer whose merges were learnt from the miniature's words; its vocabulary.
 
     Any text can be written in it; the words of captions, questions and answers are one token each.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Learner
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Learner(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -61,8 +87,8 @@ def thinker_config(tokens: Mapping[str, int]) -> dict[str, Any]:
     text = {
         "vocab_size": len(tokens),
         "hidden_size": HIDDEN_WIDTH,
-        "intermediate_size": 192,
-        "num_hidden_layers": 4,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "rms_norm_eps": 1e-6,
@@ -74,7 +100,7 @@ def thinker_config(tokens: Mapping[str, int]) -> dict[str, Any]:
         },
     }
     audio = {
-        "num_mel_bins": 64,
+        "num_mel_bins": 128,
         "d_model": 128,
         "encoder_layers": 2,
         "encoder_attention_heads": 2,
@@ -84,8 +110,8 @@ def thinker_config(tokens: Mapping[str, int]) -> dict[str, Any]:
     }
     vision = {
         "depth": 2,
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 64,
         "num_heads": 1,
         "patch_size": 14,
         "temporal_patch_size": 2,

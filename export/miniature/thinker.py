@@ -14,21 +14,23 @@ from omni_rt.audio import Audio
 from omni_rt.export import thinker_stages
 from omni_rt.export.contract import thinker_dims_of
 from omni_rt.export.miniature.data import RATE_HZ, Example
-from omni_rt.export.miniature.text import TEMPLATES
+from omni_rt.export.miniature.data.clip import Frames
+from omni_rt.export.miniature.requests import request_of
+from omni_rt.export.miniature.text import TEMPLATES, Words
 from omni_rt.export.reference.thinker import Thinker
 from omni_rt.export.reference.thinker_config import ThinkerSizes
 from omni_rt.manifest import SpecialIds
-from omni_rt.preprocess.chat import AUDIO_TAG, VIDEO_TAG, Tokenizer, conversation
+from omni_rt.preprocess.chat import AUDIO_TAG, VIDEO_TAG, conversation
 from omni_rt.preprocess.frames import spread_indices
 from omni_rt.preprocess.patches import patch_tables, patches
 from omni_rt.preprocess.positions import VideoTokens, placed
-from omni_rt.preprocess.resize import bicubic
+from omni_rt.preprocess.resize import bicubic, squashed
 from omni_rt.preprocess.waveform import mono
 from omni_rt.preprocess.whisper_mel import RATE_HZ as HEARD_HZ
 from omni_rt.preprocess.whisper_mel import chunked, log_mel, token_count
-from omni_rt.tasks import EDITING, GENERATION, make_request
 
 _SEEN_FRAMES, _SEEN_PX = 4, 336  # of a 2 s video, as `understand` looks at it
+_SLOW_EVERY, _SLOW_PX = 5, 224  # of 25 frames a second, as a video's sound is made from them
 _IGNORED = -100
 
 
@@ -58,6 +60,18 @@ class Batch:
     lengths: Tensor | None
     pixels: Tensor | None  # [videos · grids, patches, values]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            mask=self.mask.to(device),
+            wanted=self.wanted.to(device),
+            mel=None if self.mel is None else self.mel.to(device),
+            lengths=None if self.lengths is None else self.lengths.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device),
+        )
+
 
 def prompt_text(example: Example) -> tuple[str, str]:
     """System and user turn of an example, as the runtime words them."""
@@ -65,27 +79,18 @@ def prompt_text(example: Example) -> tuple[str, str]:
         seen, heard = example.frames is not None, example.audio is not None
         tags = VIDEO_TAG * seen + AUDIO_TAG * heard
         return TEMPLATES["SYSTEM_UNDERSTANDING"], f"{tags}{example.question}"
-    given = example.arguments()
-    if "frames" in given:
-        given["video"] = given.pop("frames")
-    request = make_request(example.task, given, among=GENERATION + EDITING)
+    request = request_of(example)
     return TEMPLATES[request.system], request.user_text(TEMPLATES)
 
 
-def collated(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    special: SpecialIds,
-    sizes: ThinkerSizes,
-    *,
-    answered: bool = True,
-) -> Batch:
+def collated(examples: Sequence[Example], words: Words, *, answered: bool = True) -> Batch:
     """Questions with their answers to be learnt; other examples with their prompts to be learnt.
 
     What a caption says next is what its states must hold, and those condition the transformer.
     With `answered` False the answers are left out: to be asked.
     """
-    dims = thinker_dims_of(sizes)
+    tokenizer, special = words.tokenizer, words.special
+    dims = thinker_dims_of(words.sizes)
     rows, mels, lengths, pixels = [], [], [], []
     for example in examples:
         system, user = prompt_text(example)
@@ -101,9 +106,7 @@ def collated(
             mels.append(chunks)
             lengths.append(frames)
         if example.frames is not None:
-            chosen = spread_indices(len(example.frames), _SEEN_FRAMES)
-            seen = [bicubic(example.frames[i], _SEEN_PX, _SEEN_PX) for i in chosen]
-            pixels.append(patches(np.stack(seen), dims))
+            pixels.append(patches(_looked_at(example), dims))
             side = _SEEN_PX // dims.patch_px // dims.merge
             videos.append(VideoTokens(grids=len(pixels[-1]), rows=side, columns=side, sound=None))
         ids = np.concatenate([asked, said])
@@ -131,6 +134,17 @@ def collated(
     )
 
 
+def _looked_at(example: Example) -> Frames:
+    """The frames of a video [n, 336, 336, 3] as the runtime shows them to the thinker."""
+    assert example.frames is not None
+    if example.question is not None:
+        chosen = example.frames[list(spread_indices(len(example.frames), _SEEN_FRAMES))]
+    else:
+        slow = example.frames[::_SLOW_EVERY]
+        chosen = np.stack([squashed(frame, _SLOW_PX, _SLOW_PX) for frame in slow])
+    return np.stack([bicubic(frame, _SEEN_PX, _SEEN_PX) for frame in chosen])
+
+
 def thinker_losses(
     thinker: TrainableThinker, batch: Batch, special: SpecialIds
 ) -> dict[str, Tensor]:
@@ -145,22 +159,30 @@ def thinker_losses(
 
 
 @torch.inference_mode()
+def conditioning_states(
+    thinker: TrainableThinker, batch: Batch, special: SpecialIds, *, layers: int
+) -> list[Tensor]:
+    """The states [n, H] of each prompt after so many layers, which condition the transformer."""
+    states, _ = thinker.model.with_cache(
+        embedded(thinker, batch, special), batch.positions, batch.mask, None, layers=layers
+    )
+    return [row[mask == 1] for row, mask in zip(states, batch.mask, strict=True)]
+
+
+@torch.inference_mode()
 def answers(
-    thinker: TrainableThinker,
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    special: SpecialIds,
-    *,
-    most: int = 24,
+    thinker: TrainableThinker, examples: Sequence[Example], words: Words, *, most: int = 24
 ) -> list[str]:
     """Greedy answers to questions, all of one batch at once."""
-    batch = collated(examples, tokenizer, special, thinker.sizes, answered=False)
+    tokenizer, special = words.tokenizer, words.special
+    batch = collated(examples, words, answered=False)
+    batch = batch.to(thinker.model.embed_tokens.weight.device)
     lengths = batch.mask.sum(1)
     delta = batch.positions.amax((0, 2)) + 1 - lengths
     states, cache = thinker.model.with_cache(
         embedded(thinker, batch, special), batch.positions, batch.mask, None
     )
-    rows = torch.arange(len(examples))
+    rows = torch.arange(len(examples), device=lengths.device)
     token, mask = thinker.logits(states[rows, lengths - 1]).argmax(-1), batch.mask
     said = [token]
     for step in range(most - 1):
@@ -187,7 +209,9 @@ def embedded(thinker: TrainableThinker, batch: Batch, special: SpecialIds) -> Te
         side = _SEEN_PX // thinker.sizes.vision.patch_px
         tables = patch_tables(side, side, thinker_dims_of(thinker.sizes))
         seen = thinker.visual(
-            batch.pixels, torch.tensor(tables.pos_hw), torch.tensor(tables.window_id)
+            batch.pixels,
+            torch.tensor(tables.pos_hw, device=batch.pixels.device),
+            torch.tensor(tables.window_id, device=batch.pixels.device),
         )
         embeds = embeds.masked_scatter((batch.ids == special.video)[..., None], seen.flatten(0, 1))
     return embeds
@@ -196,4 +220,4 @@ def embedded(thinker: TrainableThinker, batch: Batch, special: SpecialIds) -> Te
 def _valid_rows(lengths: Tensor, frames: int) -> Tensor:
     """[chunks · rows] bool: which rows of each chunk are tokens of its clip (2 s at most)."""
     tokens = (lengths + 1) // 2 // 2
-    return (torch.arange(frames // 4)[None, :] < tokens[:, None]).flatten()
+    return (torch.arange(frames // 4, device=tokens.device) < tokens[:, None]).flatten()

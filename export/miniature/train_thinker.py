@@ -14,12 +14,9 @@ from omni_rt.export.miniature.data import (
     Example,
     draw_any,
 )
-from omni_rt.export.miniature.text import thinker_config, write_tokenizer
-from omni_rt.export.miniature.thinker import TrainableThinker, answers, collated, thinker_losses
+from omni_rt.export.miniature.text import Words, write_tokenizer
+from omni_rt.export.miniature.thinker import TrainableThinker, collated, thinker_losses
 from omni_rt.export.miniature.training import Losses, Schedule, Training
-from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes
-from omni_rt.manifest import SpecialIds
-from omni_rt.preprocess.chat import STOP_TOKENS, Tokenizer
 
 NAME = "thinker"
 _QUESTIONS, _PROMPTS = 24, 8  # of a batch of sound and text
@@ -29,6 +26,9 @@ _UNSAID = ("speech", "voice_speech", "voice_conversion", "flashes", "scene")
 _PROMPT_WEIGHTS = {kind: 1.0 for kind in AUDIO_KINDS if kind not in _UNSAID}
 _VIDEO_WEIGHTS = {"ask_colour": 1.0, "ask_flashes": 2.0}
 _SOUND_WEIGHTS = {k: w for k, w in QUESTION_WEIGHTS.items() if k not in _VIDEO_WEIGHTS}
+# Later what is learnt last comes oftener: pitches, which are read between the bands of the mel.
+_LATER_FROM = 0.35  # of the steps
+_LATER_WEIGHTS = _SOUND_WEIGHTS | {"ask_note": 5.0, "ask_chord": 6.0}
 
 
 class ThinkerTraining:
@@ -37,40 +37,47 @@ class ThinkerTraining:
     def __init__(self, folder: Path, *, steps: int, seed: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "tokenizer.json"
-        tokens = write_tokenizer(path)
-        self.tokenizer, self.tokenizer_ids = Tokenizer(path), tokens
-        self.sizes = ThinkerSizes.from_config(thinker_config(tokens))
-        self.special = SpecialIds(
-            **{name: tokens[token] for name, (_, token) in MEDIA_TOKENS.items()},
-            stop=tuple(tokens[token] for token in STOP_TOKENS),
-        )
+        write_tokenizer(path)
+        self.words = Words.read(path)
         torch.manual_seed(seed)
-        schedule = Schedule(steps=steps, peak_rate=1.5e-3, warmup_steps=200, betas=(0.9, 0.98))
+        schedule = Schedule(
+            steps=steps,
+            peak_rate=2e-3,
+            warmup_steps=200,
+            betas=(0.9, 0.98),
+            orthogonal=("model.layers.", "audio_tower.layers.", "visual.blocks."),
+        )
         self.training = Training(
-            TrainableThinker(self.sizes), schedule, folder=folder, name=NAME, seed=seed
+            TrainableThinker(self.words.sizes), schedule, folder=folder, name=NAME, seed=seed
         )
 
     def objective(self, stream: np.random.RandomState) -> Losses:
         """Losses of a drawn batch."""
         thinker = self.training.module
         assert isinstance(thinker, TrainableThinker)
-        batch = collated(drawn(stream), self.tokenizer, self.special, self.sizes)
-        return thinker_losses(thinker, batch, self.special)
+        done = self.training.step / self.training.schedule.steps
+        batch = collated(drawn(stream, done), self.words)
+        batch = batch.to(self.training.device)
+        return thinker_losses(thinker, batch, self.words.special)
 
     def run(self, tell: Callable[[str], None]) -> None:
         """Train to the end of the schedule."""
         self.training.run(self.objective, tell)
 
-    def ask(self, examples: list[Example]) -> list[str]:
-        """What the averaged thinker answers."""
-        thinker = self.training.average
-        assert isinstance(thinker, TrainableThinker)
-        return answers(thinker, examples, self.tokenizer, self.special)
+    @property
+    def average(self) -> TrainableThinker:
+        """The moving average of the thinker."""
+        assert isinstance(self.training.average, TrainableThinker)
+        return self.training.average
 
 
-def drawn(stream: np.random.RandomState) -> list[Example]:
-    """Questions about sound, and prompts of the other tasks; or questions about videos."""
+def drawn(stream: np.random.RandomState, done: float) -> list[Example]:
+    """Questions about sound, and prompts of the other tasks; or questions about videos.
+
+    `done` is the share of the training that is over.
+    """
+    weights = _SOUND_WEIGHTS if done < _LATER_FROM else _LATER_WEIGHTS
     if stream.uniform() < _VIDEO_SHARE:
         return [draw_any(stream, _VIDEO_WEIGHTS) for _ in range(_VIDEOS)]
-    questions = [draw_any(stream, _SOUND_WEIGHTS) for _ in range(_QUESTIONS)]
+    questions = [draw_any(stream, weights) for _ in range(_QUESTIONS)]
     return questions + [draw_any(stream, _PROMPT_WEIGHTS) for _ in range(_PROMPTS)]

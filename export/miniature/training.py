@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from omni_rt.errors import ExportError
+from omni_rt.export.miniature.muon import Muon
 
 SAVE_EVERY_S = 60.0
 _LOG_EVERY = 50
@@ -31,37 +32,67 @@ Objective = Callable[[np.random.RandomState], Losses]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Linear warm-up, then a cosine down to a tenth of a percent of the peak rate."""
+    """Linear warm-up, a share of the steps at the peak, a cosine to a tenth of a percent of it."""
 
     steps: int
     peak_rate: float
+    level_share: float = 0.0  # of the steps before the cosine begins
     warmup_steps: int = 100
     ema_decay: float = 0.999
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    orthogonal: tuple[str, ...] = ()  # prefixes of the matrices that Muon trains
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
         warm = min(1.0, (step + 1) / self.warmup_steps)
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(step / self.steps, 1.0))
+        done = max(0.0, step / self.steps - self.level_share) / (1 - self.level_share)
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))
         return self.peak_rate * warm * (0.001 + 0.999 * cosine)
 
 
-class Training:
-    """A module, its optimiser and its moving average, kept in one file of `folder`."""
+def best_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def __init__(
-        self, module: nn.Module, schedule: Schedule, *, folder: Path, name: str, seed: int
-    ) -> None:
-        self.module, self.schedule, self.seed, self.step = module, schedule, seed, 0
-        self.average = copy.deepcopy(module).eval().requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(
-            module.parameters(),
+
+def optimisers_of(module: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices that `schedule.orthogonal` names, AdamW for all else.
+
+    Their updates are of one size, so that one rate serves both.
+    """
+    turned: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        matrix = parameter.dim() > 1 and parameter[0].numel() > 1
+        if parameter.requires_grad:
+            turns = matrix and name.startswith(schedule.orthogonal)
+            (turned if turns else others).append(parameter)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            others,
             lr=schedule.peak_rate,
             betas=schedule.betas,
             weight_decay=schedule.weight_decay,
         )
+    ]
+    if turned:
+        found.append(Muon(turned, lr=schedule.peak_rate, weight_decay=schedule.weight_decay))
+    return found
+
+
+class Training:
+    """A module, its optimisers and its moving average, kept in one file of `folder`."""
+
+    def __init__(
+        self, module: nn.Module, schedule: Schedule, *, folder: Path, name: str, seed: int
+    ) -> None:
+        self.device = best_device()
+        self.module, self.schedule, self.seed, self.step = module, schedule, seed, 0
+        self.module.to(self.device)
+        self.average = copy.deepcopy(module).eval().requires_grad_(False)
+        self.optimisers = optimisers_of(module, schedule)
         folder.mkdir(parents=True, exist_ok=True)
         self._state, self._log = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.elapsed_s = 0.0  # of all runs together
@@ -80,15 +111,16 @@ class Training:
         if not self._state.is_file():
             return False
         try:
-            state = torch.load(self._state, weights_only=True)
+            state = torch.load(self._state, weights_only=True, map_location=self.device)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise ExportError(f"{self._state} cannot be read: {error}"[:200]) from error
         try:
             self.module.load_state_dict(state["module"])
             self.average.load_state_dict(state["average"])
-        except RuntimeError as error:
+            for optimiser, own in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(own)
+        except (RuntimeError, KeyError, ValueError) as error:
             raise ExportError(f"{self._state} was trained with another configuration") from error
-        self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])
         return True
 
@@ -97,7 +129,7 @@ class Training:
         state = {
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "elapsed_s": self.elapsed_s,
         }
@@ -137,14 +169,16 @@ class Training:
         self.save()
 
     def _update(self, loss: Tensor) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate(self.step)
-        self.optimiser.zero_grad()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+            for group in optimiser.param_groups:
+                group["lr"] = self.schedule.rate(self.step)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise ExportError(f"step {self.step}: the loss or its gradient is not finite")
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         decay = min(self.schedule.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -26,7 +26,7 @@ from omni_rt.export.stage_weights import FUSED
 
 
 def bundle_weights(bundle: Bundle) -> dict[str, Tensor]:
-    """Every initialiser of an fp32 bundle by the reference's name, in the reference's layout.
+    """Every weight of an fp32 bundle by the reference's name, in its layout, as fp32.
 
     Matrices of a MatMul are stored transposed and its biases [1,1,N]; both are undone here.
     """
@@ -46,10 +46,21 @@ def _initialisers(graph: ir.Graph) -> dict[str, Tensor]:
     for name, value in graph.initializers.items():
         if value.const_value is None:
             continue
-        tensor = torch.from_numpy(np.array(value.const_value.numpy()))
-        in_matmul = any(node.op_type == "MatMul" and i == 1 for node, i in value.uses())
+        stored = value.const_value.numpy()
+        wide = np.float32 if stored.dtype.itemsize == 2 else stored.dtype
+        tensor = torch.from_numpy(stored.astype(wide))
+        in_matmul = any(node.op_type == "MatMul" and i == 1 for node, i in _users(value))
         found[name] = tensor.T if in_matmul else tensor
     return found
+
+
+def _users(weight: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Who reads a weight, through the Cast behind one that is stored in 16 bits."""
+    for node, i in weight.uses():
+        if node.op_type == "Cast":
+            yield from node.outputs[0].uses()
+        else:
+            yield node, i
 
 
 def from_bundle(bundle: Bundle) -> AudioOmni:

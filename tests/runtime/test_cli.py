@@ -35,6 +35,7 @@ def test_help_shows_every_command_and_an_example() -> None:
         "inspect",
         "verify",
         "bench",
+        "score",
         "demo",
         "doctor",
         "export",
@@ -144,11 +145,11 @@ def test_the_original_and_the_step_are_timed_side_by_side(standin_bundle: Path) 
     assert told["original_gflop"] > told["step_gflop"]
 
 
-def test_demo_makes_what_it_lists(standin_bundle: Path, tmp_path: Path) -> None:
-    result = run("demo", standin_bundle, "--out", tmp_path / "demo", "--plan", "euler-2")
-    assert result.exit_code == 0
-    names = {p.name for p in (tmp_path / "demo").iterdir()}
-    assert names == {"source.wav", "sound.wav", "speech.wav", "edited.wav"}
+def test_only_the_miniatures_sounds_can_be_judged(standin_bundle: Path, tmp_path: Path) -> None:
+    for arguments in (("score", standin_bundle), ("demo", standin_bundle, "--out", tmp_path / "d")):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert "8000 Hz, 16384 samples; this bundle has 44100 Hz" in result.stderr
 
 
 def test_doctor_knows_this_machine() -> None:

@@ -10,6 +10,7 @@ from omni_rt.export.miniature.data.draw import (
     QUESTION_WEIGHTS,
     draw,
     draw_any,
+    held_out,
 )
 from omni_rt.export.miniature.data.example import Example
 from omni_rt.export.miniature.data.speech import TRANSCRIPT_CHARACTERS
@@ -29,5 +30,6 @@ __all__ = [
     "Wave",
     "draw",
     "draw_any",
+    "held_out",
     "vocabulary",
 ]

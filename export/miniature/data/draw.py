@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from omni_rt.errors import RequestError
@@ -59,6 +59,17 @@ def draw(kind: str, stream: Stream) -> Example:
     if kind not in _DRAW:
         raise RequestError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}")
     return _DRAW[kind](stream)
+
+
+def held_out(kind: str, *, seed: int) -> Iterator[Example]:
+    """Examples of a kind to measure with, without end; the same for the same seed.
+
+    Training draws from other streams as long as its own seed is another one.
+    Raises RequestError for a kind that is not in KINDS.
+    """
+    stream = Stream([seed, sum(kind.encode())])
+    while True:
+        yield draw(kind, stream)
 
 
 def draw_any(stream: Stream, weights: Mapping[str, float] = AUDIO_WEIGHTS) -> Example:

@@ -20,7 +20,7 @@ from omni_rt.export.miniature.data.formants import (
 SYLLABLES = tuple(c + v for c, v in product(CONSONANTS, VOWELS))
 TRANSCRIPT_CHARACTERS = (" ", ".", *sorted({*CONSONANTS, *VOWELS}))  # a vocabulary begins with " "
 PITCHES_HZ = (105.0, 150.0, 215.0)
-FORMANTS = (0.88, 1.16)
+FORMANTS = (0.86, 1.12)
 VOICES = tuple(Voice(pitch_hz=p, formants=f) for p, f in product(PITCHES_HZ, FORMANTS))
 
 VOICE_CLIP_S = 0.6  # a voice prompt: two syllables

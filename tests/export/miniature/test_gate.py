@@ -1,40 +1,15 @@
-"""Trained parts: their files, and the gate that a part must pass."""
+"""The gate that a part must pass."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 from omni_rt.errors import ExportError
-from omni_rt.export.miniature.gate import Share, check_gate, vae_shares
+from omni_rt.export.miniature.gate import check_gate, vae_shares
+from omni_rt.export.miniature.share import Share
 from omni_rt.export.miniature.train_vae import new_vae
-from omni_rt.export.miniature.weights import load_autoencoder, save_autoencoder
-
-
-def test_a_part_is_written_and_read_in_the_official_names(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    vae = new_vae()
-    path = save_autoencoder(vae, tmp_path, {"command": "a test"})
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"command": "a test"}
-        assert all(name.startswith("pretransform.model.") for name in file.keys())  # noqa: SIM118
-    read = load_autoencoder(new_vae(), tmp_path)
-    pairs = zip(read.state_dict().values(), vae.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b.bfloat16().float()) for a, b in pairs)
-
-
-def test_no_file_and_a_file_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no trained part"):
-        load_autoencoder(new_vae(), tmp_path)
-    vae = new_vae()
-    save_autoencoder(vae, tmp_path, {})
-    del vae.encoder.layers[0]
-    with pytest.raises(ExportError, match="another configuration"):
-        load_autoencoder(vae, tmp_path)
 
 
 def test_the_gate_names_what_is_below_it() -> None:

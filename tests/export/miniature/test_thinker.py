@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from omni_rt.export.miniature.data import KINDS, draw, vocabulary
-from omni_rt.export.miniature.text import TEMPLATES, thinker_config, write_tokenizer
+from omni_rt.export.miniature.text import TEMPLATES, write_tokenizer
 from omni_rt.export.miniature.thinker import collated, embedded, prompt_text, thinker_losses
 from omni_rt.export.miniature.train_thinker import ThinkerTraining, drawn
-from omni_rt.export.reference.thinker_config import ThinkerSizes
 from omni_rt.export.reference.thinker_files import thinker_shapes
 from omni_rt.preprocess.chat import TEMPLATES as NEEDED
 from omni_rt.preprocess.chat import Tokenizer
@@ -44,10 +43,10 @@ def test_the_tokenizer_is_the_same_every_time(tmp_path: Path) -> None:
 
 def test_its_parameters_are_the_checkpoints(training: ThinkerTraining) -> None:
     """But for the head, which is the embedding, and a table that is never used."""
-    official = thinker_shapes(training.sizes)
+    official = thinker_shapes(training.words.sizes)
     own = training.training.module.state_dict()
     assert own.keys() == official.keys() - {"audio_tower.audio_bos_eos_token.weight"}
-    assert ThinkerSizes.from_config(thinker_config(training.tokenizer_ids)).tied
+    assert training.words.sizes.tied
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,9 +55,9 @@ def test_every_kind_is_laid_out(kind: str, training: ThinkerTraining) -> None:
     example = draw(kind, np.random.RandomState(0))
     system, _ = prompt_text(example)
     assert system in TEMPLATES.values()
-    batch = collated([example], training.tokenizer, training.special, training.sizes)
-    assert (batch.ids == training.special.audio).any() == (batch.mel is not None)
-    assert (batch.ids == training.special.video).any() == (example.frames is not None)
+    batch = collated([example], training.words)
+    assert (batch.ids == training.words.special.audio).any() == (batch.mel is not None)
+    assert (batch.ids == training.words.special.video).any() == (example.frames is not None)
 
 
 def test_a_prompt_is_worded_as_the_runtime_words_it() -> None:
@@ -72,11 +71,11 @@ def test_a_prompt_is_worded_as_the_runtime_words_it() -> None:
 
 def test_answers_are_what_is_learnt_of_a_question(training: ThinkerTraining) -> None:
     example = draw("ask_note", np.random.RandomState(0))
-    batch = collated([example], training.tokenizer, training.special, training.sizes)
+    batch = collated([example], training.words)
     learnt = batch.wanted[0][batch.wanted[0] != -100].tolist()
-    stop = training.special.stop[0]
+    stop = training.words.special.stop[0]
     assert learnt[-1] == stop
-    assert training.tokenizer.decode(learnt) == example.answer
+    assert training.words.tokenizer.decode(learnt) == example.answer
     # each is wanted where the token before it is
     at = int((batch.wanted[0] != -100).nonzero()[0, 0])
     assert batch.ids[0, at + 1 : at + 1 + len(learnt)].tolist() == learnt
@@ -88,9 +87,9 @@ def test_a_batch_is_the_same_as_its_examples_alone(training: ThinkerTraining) ->
     examples = [draw(kind, stream) for kind in ("ask_words", "ask_colour", "note", "ask_way")]
 
     def states(chosen: list) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = collated(chosen, training.tokenizer, training.special, training.sizes)
+        batch = collated(chosen, training.words)
         with torch.no_grad():
-            embeds = embedded(thinker, batch, training.special)  # type: ignore[arg-type]
+            embeds = embedded(thinker, batch, training.words.special)  # type: ignore[arg-type]
             found = thinker.model.with_cache(embeds, batch.positions, batch.mask, None)  # type: ignore[union-attr,operator]
         return found[0], batch.mask
 
@@ -101,15 +100,13 @@ def test_a_batch_is_the_same_as_its_examples_alone(training: ThinkerTraining) ->
 
 
 def test_a_step_lowers_the_loss(training: ThinkerTraining) -> None:
-    batch = collated(
-        drawn(np.random.RandomState(3)), training.tokenizer, training.special, training.sizes
-    )
+    batch = collated(drawn(np.random.RandomState(3), 0.0), training.words)
     thinker = training.training.module.train()
     optimiser = torch.optim.SGD(thinker.parameters(), lr=0.1)
-    before = thinker_losses(thinker, batch, training.special)["loss"]  # type: ignore[arg-type]
+    before = thinker_losses(thinker, batch, training.words.special)["loss"]  # type: ignore[arg-type]
     before.backward()
     optimiser.step()
-    after = thinker_losses(thinker, batch, training.special)["loss"]  # type: ignore[arg-type]
+    after = thinker_losses(thinker, batch, training.words.special)["loss"]  # type: ignore[arg-type]
     assert after < before
 
 
@@ -119,9 +116,9 @@ def test_greedy_answers_are_the_likeliest_tokens(training: ThinkerTraining) -> N
 
     thinker, stream = training.training.module.eval(), np.random.RandomState(2)
     examples = [draw(kind, stream) for kind in ("ask_count", "ask_colour", "ask_words")]
-    together = answers(thinker, examples, training.tokenizer, training.special, most=5)  # type: ignore[arg-type]
+    together = answers(thinker, examples, training.words, most=5)  # type: ignore[arg-type]
     alone = [
-        answers(thinker, [example], training.tokenizer, training.special, most=5)[0]  # type: ignore[arg-type]
+        answers(thinker, [example], training.words, most=5)[0]  # type: ignore[arg-type]
         for example in examples
     ]
     assert together == alone

@@ -1,0 +1,196 @@
+"""The parts of the miniature by name: how each is trained, measured and put into the checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from omni_rt.export.contract import THINKER
+from omni_rt.export.miniature import checkpoint
+from omni_rt.export.miniature.checkpoint import MODEL_FILE, SYNCHFORMER_FILE, Facts
+from omni_rt.export.miniature.conditioning import Senses
+from omni_rt.export.miniature.data import Example
+from omni_rt.export.miniature.gate import (
+    ANSWER_FLOOR,
+    COLOUR_FLOOR,
+    VAE_FLOOR,
+    answer_shares,
+    colour_shares,
+    vae_shares,
+)
+from omni_rt.export.miniature.model import new_synchformer
+from omni_rt.export.miniature.share import Share
+from omni_rt.export.miniature.text import Words
+from omni_rt.export.miniature.thinker import TrainableThinker, answers
+from omni_rt.export.miniature.train_synchformer import SynchformerTraining
+from omni_rt.export.miniature.train_thinker import ThinkerTraining
+from omni_rt.export.miniature.train_transformer import TransformerTraining
+from omni_rt.export.miniature.train_vae import new_vae, train_vae, vae_training, whole_clips
+from omni_rt.export.miniature.training import Training
+from omni_rt.export.miniature.vae import normalise_latents
+from omni_rt.export.reference.autoencoder import Oobleck
+from omni_rt.export.reference.model import AUTOENCODER
+from omni_rt.export.reference.synchformer import VISUAL
+from omni_rt.export.reference.thinker_files import thinker_shapes
+
+Tell = Callable[[str], None]
+_CLIPS_TO_NORMALISE = 128
+
+
+class Part(ABC):
+    """A part with its training, whose states are kept in the folder `states`."""
+
+    name: ClassVar[str]
+    default_steps: ClassVar[int]
+    measure: ClassVar[str]  # what the shares are shares of
+    floor: ClassVar[float]  # every share must reach it
+
+    training: Training
+
+    def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
+        """`trained` is the checkpoint's folder, with the parts that this one needs."""
+        self.states, self.steps, self.seed = states, steps, seed
+
+    @abstractmethod
+    def train(self, tell: Tell) -> None:
+        """Train to the end of the schedule."""
+
+    @abstractmethod
+    def put(self, folder: Path, facts: Facts) -> None:
+        """Write the moving average into a checkpoint's folder."""
+
+    @staticmethod
+    @abstractmethod
+    def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
+        """What a checkpoint's part gets right, by kind."""
+
+
+class Vae(Part):
+    name, default_steps = "vae", 4000
+    measure, floor = "right after the autoencoder", VAE_FLOOR
+
+    def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
+        super().__init__(states, trained, steps=steps, seed=seed)
+        self.training = vae_training(states, steps=steps, seed=seed)
+
+    def train(self, tell: Tell) -> None:
+        train_vae(self.training, tell)
+
+    def put(self, folder: Path, facts: Facts) -> None:
+        vae = copy.deepcopy(self.training.average).cpu()
+        assert isinstance(vae, Oobleck)
+        normalise_latents(vae, whole_clips(self.seed + 1, _CLIPS_TO_NORMALISE))
+        checkpoint.write_texts(folder)
+        checkpoint.put(vae, AUTOENCODER, folder / MODEL_FILE, part=self.name, facts=facts)
+
+    @staticmethod
+    def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
+        return vae_shares(trained_vae(folder), count=count, tell=tell)
+
+
+class Thinker(Part):
+    name, default_steps = "thinker", 4000
+    measure, floor = "exact answers", ANSWER_FLOOR
+
+    def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
+        super().__init__(states, trained, steps=steps, seed=seed)
+        self._run = ThinkerTraining(states, steps=steps, seed=seed)
+        self.training = self._run.training
+
+    def train(self, tell: Tell) -> None:
+        self._run.run(tell)
+
+    def put(self, folder: Path, facts: Facts) -> None:
+        checkpoint.write_texts(folder)
+        path = folder / MODEL_FILE
+        thinker = self._run.average
+        checkpoint.put(
+            thinker,
+            THINKER,
+            path,
+            part=self.name,
+            facts=facts,
+            shapes=thinker_shapes(thinker.sizes),
+        )
+
+    @staticmethod
+    def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
+        thinker, words = trained_thinker(folder)
+
+        def ask(examples: list[Example]) -> list[str]:
+            return answers(thinker, examples, words)
+
+        return answer_shares(ask, count=count, tell=tell)
+
+
+class Sight(Part):
+    name, default_steps = "synchformer", 200
+    measure, floor = "colours of tubelets", COLOUR_FLOOR
+
+    def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
+        super().__init__(states, trained, steps=steps, seed=seed)
+        self._run = SynchformerTraining(states, steps=steps, seed=seed)
+        self.training = self._run.training
+
+    def train(self, tell: Tell) -> None:
+        self._run.run(tell)
+
+    def put(self, folder: Path, facts: Facts) -> None:
+        checkpoint.write_texts(folder)
+        path = folder / SYNCHFORMER_FILE
+        checkpoint.put(self._run.average, VISUAL, path, part=self.name, facts=facts)
+
+    @staticmethod
+    def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
+        synchformer = new_synchformer()
+        checkpoint.get(synchformer, VISUAL, folder / SYNCHFORMER_FILE)
+        return colour_shares(synchformer, count=count, tell=tell)
+
+
+class Transformer(Part):
+    name, default_steps = "transformer", 8_000
+    measure, floor = "", 0.0
+
+    def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
+        super().__init__(states, trained, steps=steps, seed=seed)
+        thinker, words = trained_thinker(trained)
+        synchformer = new_synchformer()
+        checkpoint.get(synchformer, VISUAL, trained / SYNCHFORMER_FILE)
+        senses = Senses(thinker, synchformer, words)
+        self._run = TransformerTraining(
+            states, senses, trained_vae(trained), steps=steps, seed=seed
+        )
+        self.training = self._run.training
+
+    def train(self, tell: Tell) -> None:
+        self._run.run(tell)
+
+    def put(self, folder: Path, facts: Facts) -> None:
+        model = copy.deepcopy(self._run.average)
+        del model.pretransform  # it has been there since it was trained
+        checkpoint.put(model, "", folder / MODEL_FILE, part=self.name, facts=facts)
+
+    @staticmethod
+    def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
+        return {}
+
+
+PARTS: Mapping[str, type[Part]] = {p.name: p for p in (Vae, Thinker, Sight, Transformer)}
+
+
+def trained_vae(folder: Path) -> Oobleck:
+    """The checkpoint's autoencoder. Raises ExportError if it is not trained yet."""
+    vae = new_vae()
+    checkpoint.get(vae, AUTOENCODER, folder / MODEL_FILE)
+    return vae
+
+
+def trained_thinker(folder: Path) -> tuple[TrainableThinker, Words]:
+    """The checkpoint's thinker and its words. Raises ExportError if it is not trained yet."""
+    words = checkpoint.words_of(folder)
+    thinker = TrainableThinker(words.sizes)
+    checkpoint.get(thinker, THINKER, folder / MODEL_FILE)
+    return thinker, words

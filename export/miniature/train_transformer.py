@@ -1,0 +1,107 @@
+"""Train the miniature's transformer and conditioners: a rectified flow under the frozen parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omni_rt.export.miniature.conditioning import (
+    Conditions,
+    Senses,
+    context_of,
+    low_level_of,
+)
+from omni_rt.export.miniature.data import AUDIO_WEIGHTS, Example, draw_any
+from omni_rt.export.miniature.model import new_model
+from omni_rt.export.miniature.train_vae import heard_in
+from omni_rt.export.miniature.training import Losses, Schedule, Training
+from omni_rt.export.reference.autoencoder import Oobleck
+from omni_rt.export.reference.model import AudioOmni
+
+NAME = "transformer"
+_BATCH, _DRAWS = 16, 2
+_DROPPED_SHARE = 0.1  # of contexts, so that guidance has something to be guided from
+_FIRST = {kind: AUDIO_WEIGHTS[kind] for kind in ("note", "chord", "chirp")}
+_FIRST_SHARE = 0.03  # of the steps, on the simplest sounds alone
+
+
+class TransformerTraining:
+    """The training of all that is not frozen."""
+
+    def __init__(
+        self, folder: Path, senses: Senses, vae: Oobleck, *, steps: int, seed: int = 0
+    ) -> None:
+        self._senses, self._vae = senses, vae
+        torch.manual_seed(seed)
+        model = new_model()
+        model.autoencoder.requires_grad_(False)
+        schedule = Schedule(
+            steps=steps,
+            peak_rate=2e-3,
+            level_share=0.5,
+            warmup_steps=200,
+            betas=(0.9, 0.98),
+            orthogonal=("model.model.transformer.layers.",),
+        )
+        self.training = Training(model, schedule, folder=folder, name=NAME, seed=seed)
+
+    @property
+    def model(self) -> AudioOmni:
+        """The one that is trained."""
+        assert isinstance(self.training.module, AudioOmni)
+        return self.training.module
+
+    @property
+    def average(self) -> AudioOmni:
+        """Its moving average."""
+        assert isinstance(self.training.average, AudioOmni)
+        return self.training.average
+
+    def run(self, tell: Callable[[str], None]) -> None:
+        """Train to the end of the schedule."""
+        self.training.run(self.objective, tell)
+
+    def objective(self, stream: np.random.RandomState) -> Losses:
+        """Losses of a drawn batch: the simplest kinds first, then all."""
+        done = self.training.step / self.training.schedule.steps
+        weights = _FIRST if done < _FIRST_SHARE else AUDIO_WEIGHTS
+        examples = [draw_any(stream, weights) for _ in range(_BATCH)]
+        latents = latents_of(self._vae, examples)
+        return flow_losses(self.model, latents, self._senses.conditions(examples))
+
+
+@torch.inference_mode()
+def latents_of(vae: Oobleck, examples: Sequence[Example]) -> Tensor:
+    """What the transformer is to make [B, C, L]: the means, from sound at full peak."""
+    waves = np.stack([heard_in(example) for example in examples])
+    waves = waves / np.maximum(np.abs(waves).max(axis=1, keepdims=True), 1e-6)
+    device = next(vae.parameters()).device
+    clips = torch.from_numpy(waves.astype(np.float32)).to(device)[:, None].expand(-1, 2, -1)
+    mean, _ = vae.encode(clips)
+    return mean
+
+
+def flow_losses(
+    model: AudioOmni, latents: Tensor, conditions: Conditions, *, draws: int = _DRAWS
+) -> dict[str, Tensor]:
+    """Squared error of the velocity noise − latents at random t, contexts dropped now and then.
+
+    Each example is met at `draws` times with noise of its own: what came before the transformer is
+    then computed once for all of them.
+    """
+    context, mask = context_of(model, conditions)
+    low_level = low_level_of(model, conditions)
+    latents, context, mask, low_level = (
+        rows.repeat_interleave(draws, dim=0) for rows in (latents, context, mask, low_level)
+    )
+    noise = torch.randn_like(latents)
+    t = torch.sigmoid(torch.randn(len(latents), device=latents.device))
+    x = torch.lerp(latents, noise, t[:, None, None])
+    dropped = torch.rand(len(latents), device=latents.device) < _DROPPED_SHARE
+    context = torch.where(dropped[:, None, None], 0.0, context)
+    velocity = model.dit(x, t, context, mask, low_level)
+    return {"loss": (velocity - (noise - latents)).square().mean()}

@@ -1,0 +1,117 @@
+"""`omni-rt score` and `omni-rt demo` as a person or a script meets them, without a bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from omni_rt import strict_json
+from omni_rt.errors import BundleError
+from omni_rt.export.miniature import cli
+from omni_rt.export.miniature.demo import demo_examples
+from omni_rt.export.miniature.report import ScoreReport
+from tests.export.miniature.fake_model import MINIATURE_DIMS, FakeModel, due
+
+app = typer.Typer()
+cli.commands(app)
+
+
+class _Deaf(FakeModel):
+    """A bundle without a tower."""
+
+    def understand(self, *_: Any, **__: Any) -> Any:
+        raise BundleError("this bundle has no 'audio_tower' stage")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, model: FakeModel, *arguments: object) -> Result:
+    monkeypatch.setattr(cli, "open_session", lambda *_, **__: model)
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_a_table_shows_each_check_with_its_interval_and_chance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = FakeModel(due(["chord", "clicks"], 3))
+    result = run(
+        monkeypatch, model, "score", "b", "--kinds", "chord,clicks", "--count", 3, "--seed", 5
+    )
+    assert result.exit_code == 0, result.output
+    rows = [line.split("│")[1:-1] for line in result.stdout.splitlines() if "│" in line]
+    cells = [tuple(cell.strip() for cell in row) for row in rows]
+    assert ("chord", "root", "100.0", "100.0 to 100.0", "8.3", "3") in cells
+    assert ("chord", "all", "100.0", "100.0 to 100.0", "2.1", "3") in cells
+    assert ("clicks", "onset_error_s") in {row[:2] for row in cells}
+    assert "plan euler-2, guidance 7" in result.stdout
+    assert "chord: 100.0 % right" in result.stderr
+
+
+def test_json_is_printed_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    model = FakeModel(due(["note"], 2))
+    options = ("--kinds", "note", "--count", 2, "--seed", 5, "--cfg-scale", 3, "--plan", "ab3-9")
+    result = run(monkeypatch, model, "score", "b", *options, "--json", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads(out.read_text(encoding="utf-8"))
+    report = strict_json.parse(ScoreReport, json.loads(result.stdout), where="scores")
+    assert (report.plan, report.cfg_scale, report.seed, report.count) == ("ab3-9", 3.0, 5, 2)
+    assert result.stderr == ""
+
+
+def test_what_the_bundle_lacks_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--kinds", "note,ask_note,ask_way", "--count", 1, "--seed", 5)
+    result = run(monkeypatch, _Deaf(due(["note"], 1)), "score", "b", *options)
+    assert result.exit_code == 0, result.output
+    assert "no scores for ask_note, ask_way: this bundle has no 'audio_tower'" in result.stdout
+    nothing = run(monkeypatch, _Deaf([]), "score", "b", "--kinds", "ask_note", "--count", 1)
+    assert nothing.exit_code == 1
+    assert "'audio_tower'" in nothing.stdout
+    assert nothing.stderr.endswith("error: nothing could be scored\n")
+
+
+def test_errors_come_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = FakeModel([], dims=replace(MINIATURE_DIMS, sample_rate_hz=44_100))
+    cases: list[tuple[FakeModel, tuple[object, ...], str]] = [
+        (other, ("score", "b"), "8000 Hz"),
+        (other, ("demo", "b", "--out", tmp_path / "demo"), "8000 Hz"),
+        (FakeModel([]), ("score", "b", "--kinds", "bird"), "unknown kinds bird"),
+        (FakeModel([]), ("score", "b", "--plan", "euler"), "euler"),
+        (FakeModel([]), ("score", "b", "--cfg-scale", "nan"), "cfg_scale"),
+        (FakeModel([]), ("score", "b", "--out", tmp_path / "x.csv"), "cannot write x.csv"),
+        (FakeModel([]), ("score", "b", "--out", tmp_path / "no" / "x.json"), "no folder"),
+    ]
+    for model, arguments, said in cases:
+        result = run(monkeypatch, model, *arguments)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+        assert said in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "demo").exists()
+
+
+def test_the_demo_says_what_it_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def model() -> FakeModel:
+        return FakeModel(list(demo_examples(7).values()))
+
+    result = run(monkeypatch, model(), "demo", "b", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    for word in ("speech.wav", "words right", "residual right", "spectrograms.png"):
+        assert word in result.stdout
+    told = json.loads(run(monkeypatch, model(), "demo", "b", "--out", tmp_path, "--json").stdout)
+    assert told["made"][-1]["right"] == {"residual": True, "kept": True}
+
+
+def test_without_a_bundle_it_is_the_packaged_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise BundleError("no miniature comes with this installation")
+
+    monkeypatch.setattr("omni_rt.packaged.miniature", nowhere)
+    for command in ("score", "demo"):
+        result = run(monkeypatch, FakeModel([]), command)
+        assert result.exit_code == 1
+        assert "no miniature" in result.stderr

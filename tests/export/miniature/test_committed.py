@@ -1,0 +1,91 @@
+"""The committed bundle: made of the committed checkpoint, and right only because it was trained."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import omni_rt
+from omni_rt import Session
+from omni_rt.export.build import export_bundle
+from omni_rt.export.miniature import checkpoint
+from omni_rt.export.miniature.scoring_run import Settings, score_kind
+from tests.conftest import REPOSITORY
+
+CHECKPOINT = REPOSITORY / checkpoint.FOLDER
+BUNDLE = REPOSITORY / "miniature" / "bundle"
+MOST_BYTES = 12 * 1024 * 1024
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def described(path: Path) -> tuple[Any, ...]:
+    """A graph without the names of its values: they are the exporting library's."""
+    graph = onnx.load(path, load_external_data=False).graph
+    nodes = [
+        (node.op_type, sorted(a.SerializeToString() for a in node.attribute if a.type != a.GRAPH))
+        for node in graph.node
+    ]
+    weights = [
+        (w.name, w.data_type, tuple(w.dims), sorted((e.key, e.value) for e in w.external_data))
+        for w in graph.initializer
+        if w.external_data
+    ]
+    ports = [v.SerializeToString() for v in (*graph.input, *graph.output)]
+    return nodes, sorted(weights), ports
+
+
+def test_it_is_small_and_comes_with_the_package() -> None:
+    assert size_of(CHECKPOINT) <= MOST_BYTES
+    assert size_of(BUNDLE) <= MOST_BYTES
+    assert (omni_rt.miniature() / "manifest.json").read_bytes() == (
+        BUNDLE / "manifest.json"
+    ).read_bytes()
+
+
+@pytest.mark.slow
+def test_it_is_what_the_exporter_makes_of_the_checkpoint(tmp_path: Path) -> None:
+    """Weights and texts to the byte. What was measured depends on the machine."""
+    made = export_bundle(checkpoint.export_options(CHECKPOINT, tmp_path / "bundle"))
+    files = {path.relative_to(made) for path in made.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(BUNDLE) for path in BUNDLE.rglob("*") if path.is_file()}
+    for name in files:
+        if name.suffix == ".onnx":
+            assert described(made / name) == described(BUNDLE / name), name
+        elif name.suffix == ".data" or name.parts[0] == "text":
+            assert digest(made / name) == digest(BUNDLE / name), name
+
+
+@pytest.mark.slow
+def test_with_shuffled_weights_it_scores_at_chance(tmp_path: Path) -> None:
+    """The scores judge the model, not the pipeline around it.
+
+    Of 16 notes at a chance of 1 in 36, of chords at 1 in 12: more than 6 right by luck has odds
+    below 1 in 1000.
+    """
+    folder = tmp_path / "checkpoint"
+    checkpoint.copy_files(CHECKPOINT, folder)
+    torch.manual_seed(0)
+    tensors = load_file(folder / checkpoint.MODEL_FILE)
+    for name, value in tensors.items():
+        if name.startswith("model.model.transformer.layers.") and value.dim() > 1:
+            order = torch.randperm(value.numel())
+            tensors[name] = value.flatten()[order].reshape(value.shape).contiguous()
+    save_file(tensors, folder / checkpoint.MODEL_FILE)
+    with Session(export_bundle(checkpoint.export_options(folder, tmp_path / "bundle"))) as session:
+        settings = Settings(plan=session.plan("ab3-8"), cfg_scale=3.0, count=16, seed=2026)
+        for kind, check in (("note", "pitch"), ("chord", "root"), ("remove", "kept")):
+            found = score_kind(session, kind, settings, lambda *_: None).checks[check].share
+            assert found.passed <= 6 / 16, (kind, found)

@@ -1,0 +1,134 @@
+"""What the transformer is trained on: exactly what a session gives it, and the flow's loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omni_rt import Session
+from omni_rt.export.build import export_bundle
+from omni_rt.export.contract import THINKER
+from omni_rt.export.miniature import checkpoint
+from omni_rt.export.miniature.checkpoint import MODEL_FILE, SYNCHFORMER_FILE, put
+from omni_rt.export.miniature.conditioning import Senses, context_of, low_level_of, sync_segments
+from omni_rt.export.miniature.config import COND_WIDTH, MEL_TOKENS, SYNC_TOKENS, TRANSCRIPT_TOKENS
+from omni_rt.export.miniature.data import draw
+from omni_rt.export.miniature.film import write_film
+from omni_rt.export.miniature.model import new_model, new_synchformer
+from omni_rt.export.miniature.parts import trained_thinker
+from omni_rt.export.miniature.requests import request_of
+from omni_rt.export.miniature.thinker import TrainableThinker
+from omni_rt.export.miniature.train_synchformer import tubelet_colours
+from omni_rt.export.miniature.train_transformer import flow_losses, latents_of
+from omni_rt.export.miniature.train_vae import new_vae
+from omni_rt.export.reference.model import AUTOENCODER
+from omni_rt.export.reference.synchformer import VISUAL
+from omni_rt.export.reference.thinker_files import thinker_shapes
+from omni_rt.metrics import rel_l2
+
+
+@pytest.fixture(scope="module")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature before any training, as a checkpoint's folder."""
+    folder = tmp_path_factory.mktemp("miniature") / "checkpoint"
+    checkpoint.write_texts(folder)
+    torch.manual_seed(0)
+    model = folder / MODEL_FILE
+    put(new_model(), "", model, part="transformer", facts={})
+    put(new_vae(), AUTOENCODER, model, part="vae", facts={})
+    thinker = TrainableThinker(checkpoint.words_of(folder).sizes)
+    shapes = thinker_shapes(thinker.sizes)
+    put(thinker, THINKER, model, part="thinker", facts={}, shapes=shapes)
+    path = folder / SYNCHFORMER_FILE
+    put(new_synchformer(), VISUAL, path, part="synchformer", facts={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def senses(random_checkpoint: Path) -> Senses:
+    thinker, words = trained_thinker(random_checkpoint)
+    synchformer = new_synchformer()
+    checkpoint.get(synchformer, VISUAL, random_checkpoint / SYNCHFORMER_FILE)
+    return Senses(thinker, synchformer, words)
+
+
+KINDS = ("note", "remove", "style", "speech", "voice_speech", "voice_conversion", "flashes")
+
+
+@pytest.mark.slow
+def test_it_is_trained_on_what_a_session_makes_of_the_request(
+    random_checkpoint: Path, senses: Senses, tmp_path: Path
+) -> None:
+    """States to 1e-4: fp32 rounding of two graphs. All else to the bit."""
+    bundle = export_bundle(checkpoint.export_options(random_checkpoint, tmp_path / "bundle"))
+    stream = np.random.RandomState(0)
+    examples = [draw(kind, stream) for kind in KINDS]
+    conditions = senses.conditions(examples)
+    with Session(bundle) as session:
+        for row, example in enumerate(examples):
+            film = tmp_path / "film.mkv"
+            if example.frames is not None:
+                write_film(example.frames, film)
+            made = session.encode(request_of(example, film))
+            assert rel_l2(made.hidden, conditions.hidden[row].numpy()) < 1e-4
+            ids = conditions.ids[row]
+            assert (made.transcript_ids is None) == (ids is None)
+            if made.transcript_ids is not None and ids is not None:
+                assert ids[ids >= 0].tolist() == made.transcript_ids.tolist()
+            heard = np.zeros(16_000, np.float32) if made.waveform is None else made.waveform
+            assert np.array_equal(heard, conditions.waveform[row].numpy())
+            if made.sync is not None:
+                assert rel_l2(made.sync, conditions.sync[row].numpy()) < 1e-4
+
+
+def test_conditions_become_tokens_as_each_would_alone(senses: Senses) -> None:
+    """Padding and neighbours change nothing: 1e-5 is fp32 rounding."""
+    torch.manual_seed(0)
+    model, stream = new_model(), np.random.RandomState(1)
+    examples = [draw(kind, stream) for kind in ("chord", "speech", "add")]
+    together, mask = context_of(model, senses.conditions(examples))
+    low = low_level_of(model, senses.conditions(examples))
+    assert low.shape == (3, SYNC_TOKENS + MEL_TOKENS, COND_WIDTH)
+    assert mask[:, -TRANSCRIPT_TOKENS:].all()
+    for row, example in enumerate(examples):
+        alone, all_of_it = context_of(model, senses.conditions([example]))
+        assert all_of_it.all()
+        assert (together[row][mask[row]] - alone[0]).abs().max() < 1e-5
+        own = low_level_of(model, senses.conditions([example]))
+        assert (low[row] - own[0]).abs().max() < 1e-5
+
+
+def test_no_velocity_errs_by_noise_and_latents_and_learning_lowers_it(senses: Senses) -> None:
+    torch.manual_seed(0)
+    model, stream = new_model(), np.random.RandomState(2)
+    examples = [draw("note", stream) for _ in range(4)]
+    latents = latents_of(new_vae().eval(), examples)
+    conditions = senses.conditions(examples)
+    torch.manual_seed(1)
+    before = flow_losses(model, latents, conditions)["loss"]
+    expected = 1 + float(latents.square().mean())
+    assert float(before.detach()) == pytest.approx(expected, rel=0.03)  # 65536 values, of variance 2
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(4):
+        optimiser.zero_grad()
+        torch.manual_seed(1)
+        loss = flow_losses(model, latents, conditions)["loss"]
+        loss.backward()
+        optimiser.step()
+    assert loss < before
+
+
+def test_rows_of_the_synchformer_and_colours_of_tubelets_go_together() -> None:
+    frames = np.zeros((50, 32, 32, 3), np.uint8)
+    frames[2:4] = 255  # tubelet 1 of segment 0
+    colours = tubelet_colours(frames)
+    assert sync_segments(frames).shape == (5, 16, 3, 224, 224)
+    assert colours.shape == (40, 6)
+    assert (colours[1] == 1).all()
+    assert (colours[[0, *range(2, 40)]] == -1).all()
+    frames[9] = 255  # the second frame of tubelet 4 of segment 0 and 0 of segment 1
+    lit = (tubelet_colours(frames) == 1).nonzero()[:, 0].tolist()
+    assert sorted(set(lit)) == [1, 4, 8]
