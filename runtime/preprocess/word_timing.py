@@ -141,8 +141,13 @@ def timed(spoken: Sequence[str], speech: Mono, *, rate_hz: int) -> list[WordTime
     for (start, stop), count in zip(chunks, _shared_out(lengths, weights, marks), strict=True):
         own = weights[len(found) : len(found) + count]
         edges = start + _boundaries(levels[start:stop], own) if count else ()
-        found += [WordTime(int(a) * _HOP_S, int(b) * _HOP_S) for a, b in pairwise(edges)]
+        found += [WordTime(_seconds(a), _seconds(b)) for a, b in pairwise(edges)]
     return found
+
+
+def _seconds(hops: int) -> float:
+    """Divided, not multiplied: rounded once, so never beyond the end of the recording."""
+    return int(hops) / round(1 / _HOP_S)
 
 
 def _levels(speech: Mono, rate_hz: int) -> Values:
