@@ -19,7 +19,7 @@ from omni_rt.export.miniature.vae import normalise_latents, vae_losses
 
 def training(folder: Path, *, steps: int = 6, width: int = 3) -> Training:
     torch.manual_seed(0)
-    schedule = Schedule(steps=steps, peak_rate=0.1, warmup_steps=2)
+    schedule = Schedule(steps=steps, peak_rate=0.1, warmup_steps=2, orthogonal=("weight",))
     return Training(nn.Linear(width, 1), schedule, folder=folder, name="line", seed=5)
 
 
