@@ -107,6 +107,11 @@ def _thinker_lm(dims: Dims) -> Ports:
     )
 
 
+def sync_starts(frames: int) -> range:
+    """The first frame of every segment of so many frames (spec SYNCHFORMER §3)."""
+    return range(0, frames - SYNC_SEGMENT_FRAMES + 1, SYNC_SEGMENT_HOP)
+
+
 def synchformer_ports(width: int) -> Ports:
     """Segments of frames → rows of features, 8 per segment, whatever the model's other sizes."""
     pixels = SYNC_FRAME_PX

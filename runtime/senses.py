@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from omni_rt.audio import Audio
 from omni_rt.bundle import Bundle
-from omni_rt.contract import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_HOP
+from omni_rt.contract import SYNC_SEGMENT_FRAMES, sync_starts
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import RequestError
 from omni_rt.feature_cache import FeatureCache, Floats, content_hash
@@ -153,7 +153,7 @@ class Senses:
 
         def compute() -> Floats:
             engine = self._pool.get("synchformer")
-            starts = range(0, len(frames) - SYNC_SEGMENT_FRAMES + 1, SYNC_SEGMENT_HOP)
+            starts = sync_starts(len(frames))
             rows = []
             for first in range(0, len(starts), _SEGMENTS_AT_ONCE):
                 raise_if_cancelled(cancel)

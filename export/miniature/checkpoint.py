@@ -24,6 +24,7 @@ from omni_rt.export.miniature.model import SYNCHFORMER_HEADS
 from omni_rt.export.miniature.text import TEMPLATES, Words, thinker_config, write_tokenizer
 from omni_rt.export.reference.dit import RotaryAngles
 from omni_rt.export.sources import ExportOptions
+from omni_rt.whole_file import draft_of
 
 FOLDER = Path("miniature/checkpoint")  # in the repository; a wheel has the bundle alone
 MODEL_FILE, SYNCHFORMER_FILE = "model.safetensors", "synchformer.safetensors"
@@ -63,9 +64,8 @@ def copy_files(source: Path, target: Path) -> None:
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.partial")
-        shutil.copyfile(path, draft)
-        draft.replace(place)
+        with draft_of(place) as draft:
+            shutil.copyfile(path, draft)
 
 
 def export_options(folder: Path, out: Path, *, overwrite: bool = False) -> ExportOptions:
@@ -110,9 +110,8 @@ def put(
     header = {key: value for key, value in header.items() if not key.startswith(f"{part}.")}
     header |= {f"{part}.{key}": value for key, value in facts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    save_file(dict(sorted(tensors.items())), draft, metadata=header)
-    draft.replace(path)
+    with draft_of(path) as draft:
+        save_file(dict(sorted(tensors.items())), draft, metadata=header)
 
 
 def get(module: nn.Module, prefix: str, path: Path) -> None:

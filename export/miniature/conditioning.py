@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni_rt.audio import Audio
-from omni_rt.contract import SYNC_FRAME_PX, SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_HOP
+from omni_rt.contract import SYNC_FRAME_PX, SYNC_SEGMENT_FRAMES, sync_starts
 from omni_rt.export.miniature.config import (
     CONTEXT_TOKENS,
     SYNC_ROWS,
     SYNC_WIDTH,
+    THINKER_LAYER,
     TRANSCRIPT_IDS,
 )
 from omni_rt.export.miniature.data import Example
@@ -38,7 +39,6 @@ from omni_rt.preprocess.resize import normalised
 from omni_rt.preprocess.waveform import fitted
 from omni_rt.tasks import Request
 
-_LAYER_INDEX = -2
 _CHARACTERS = {character: index for index, character in enumerate(TRANSCRIPT_CHARACTERS)}
 
 
@@ -57,7 +57,7 @@ class Senses:
 
     def __init__(self, thinker: TrainableThinker, synchformer: Synchformer, words: Words) -> None:
         self._thinker, self._synchformer, self._words = thinker, synchformer, words
-        self._layers = kept_layers(thinker.sizes, _LAYER_INDEX)
+        self._layers = kept_layers(thinker.sizes, THINKER_LAYER)
         self._device = thinker.model.embed_tokens.weight.device
         self._of_text: dict[tuple[str, str], Tensor] = {}  # there are a few thousand captions
 
@@ -104,9 +104,10 @@ def sync_segments(frames: Frames) -> Tensor:
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     large = F.interpolate(pixels, (SYNC_FRAME_PX, SYNC_FRAME_PX), mode="bilinear", antialias=True)
     rounded = large.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    starts = range(0, len(rounded) - SYNC_SEGMENT_FRAMES + 1, SYNC_SEGMENT_HOP)
     values = torch.from_numpy(normalised(rounded))
-    return torch.stack([values[start : start + SYNC_SEGMENT_FRAMES] for start in starts])
+    return torch.stack(
+        [values[start : start + SYNC_SEGMENT_FRAMES] for start in sync_starts(len(frames))]
+    )
 
 
 def _waveform(request: Request) -> np.ndarray:

@@ -20,6 +20,7 @@ WIDTH, DEPTH, HEADS = 256, 3, 4
 COND_WIDTH = 128
 HIDDEN_WIDTH = 128
 CONTEXT_TOKENS = 192
+THINKER_LAYER = -2  # whose states condition the transformer, from the last
 SYNC_WIDTH, SYNC_ROWS, SYNC_TOKENS = 32, 40, 20  # 5 segments of 8 tubelets in 2 s of video
 MEL_BANDS, N_FFT, HOP_SAMPLES = 80, 512, 256
 MEL_FRAMES = MEL_TOKENS = WINDOW_SAMPLES // HOP_SAMPLES + 1
@@ -62,7 +63,7 @@ def miniature_config() -> dict[str, Any]:
         {
             "id": "omni_prompt",
             "type": "qwen_omni",
-            "config": {"pad_length": CONTEXT_TOKENS, "layer_idx": -2},
+            "config": {"pad_length": CONTEXT_TOKENS, "layer_idx": THINKER_LAYER},
         },
         {"id": "sync_feature", "type": "sync_feature", "config": {"sync_seq_dim": SYNC_ROWS}},
         {"id": "speech_prompt", "type": "tts-f5", "config": speech},

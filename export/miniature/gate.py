@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from omni_rt.export.miniature.data import (
     RATE_HZ,
     Example,
     Wave,
-    draw,
+    held_out,
 )
-from omni_rt.export.miniature.share import Share as Share  # whoever measures names its shares
+from omni_rt.export.miniature.share import Share
 from omni_rt.export.miniature.tasks import score, score_answer
 from omni_rt.export.miniature.train_synchformer import tubelet_colours
 from omni_rt.export.reference.autoencoder import Oobleck
@@ -46,10 +47,8 @@ def vae_shares(
     """The share of right sounds that are still right after the autoencoder, by kind."""
     shares = {}
     for kind in AUDIO_KINDS:
-        stream = np.random.RandomState([seed, sum(kind.encode())])
         results = []
-        for _ in range(count):
-            example = draw(kind, stream)
+        for example in islice(held_out(kind, seed=seed), count):
             assert example.target is not None
             results.append(score(example, through(vae, example.target), RATE_HZ).passed)
         shares[kind] = Share.of(results)
@@ -67,8 +66,7 @@ def answer_shares(
     """The share of questions answered exactly, by kind; `ask` answers a few at a time."""
     shares = {}
     for kind in QUESTION_KINDS:
-        stream = np.random.RandomState([seed, sum(kind.encode())])
-        examples = [draw(kind, stream) for _ in range(count)]
+        examples = list(islice(held_out(kind, seed=seed), count))
         replies = []
         for start in range(0, count, _ASKED_AT_ONCE):
             replies += ask(examples[start : start + _ASKED_AT_ONCE])
@@ -93,9 +91,8 @@ def colour_shares(
     rows: dict[str, list[Tensor]] = {}
     colours: dict[str, list[Tensor]] = {}
     for kind in ("flashes", "scene"):
-        stream = np.random.RandomState([seed, sum(kind.encode())])
-        videos = [draw(kind, stream).frames for _ in range(2 * count)]
-        shown = [frames for frames in videos if frames is not None]
+        videos = islice(held_out(kind, seed=seed), 2 * count)
+        shown = [example.frames for example in videos if example.frames is not None]
         rows[kind] = [synchformer(sync_segments(frames)) for frames in shown]
         colours[kind] = [tubelet_colours(frames) for frames in shown]
         tell(f"{kind}: seen")

@@ -3,8 +3,8 @@
 Random convolutions take thousands of steps to find phases above 1 kHz. So the main path begins as
 an MDCT (Princen, Johnson, Bradley 1987) of one window per latent frame, spread over the strided
 convolutions: they sort samples into channels, and the last one weighs 2·hop of them. The decoder
-is its transpose, so lower frequencies come back to the bit but for the latents' noise and the
-activations' bend; how to hold what is above them is learnt.
+is its transpose, so lower frequencies come back but for the latents' noise, the activations' bend
+and what unused channels leak; how to hold what is above them is learnt.
 """
 
 from __future__ import annotations
@@ -43,28 +43,24 @@ def begin_as_lapped_transform(vae: Oobleck, strides: tuple[int, ...]) -> None:
             last = module.layers[3]
             assert isinstance(last, Conv)
             last.weight_g.data.mul_(_RESIDUAL_GAIN)
-    for half in (vae.encoder, vae.decoder):
-        for module in half.modules():
-            if isinstance(module, Snake) and not _in_residual_unit(half, module):
-                nn.init.constant_(module.alpha, _MAIN_BEND)
-                nn.init.constant_(module.beta, _MAIN_BEND)
+    for module in _main_path(vae):
+        if isinstance(module, Snake):
+            nn.init.constant_(module.alpha, _MAIN_BEND)
+            nn.init.constant_(module.beta, _MAIN_BEND)
     _set_encoder(vae, strides)
     _set_decoder(vae, strides)
 
 
-def _in_residual_unit(half: nn.Module, snake: Snake) -> bool:
-    units = [m for m in half.modules() if isinstance(m, ResidualUnit)]
-    return any(snake is inner for unit in units for inner in unit.modules())
+def _main_path(half: nn.Module) -> list[nn.Module]:
+    """All modules in order, but for those in residual units."""
+    beside = {
+        m for unit in half.modules() if isinstance(unit, ResidualUnit) for m in unit.modules()
+    }
+    return [module for module in half.modules() if module not in beside]
 
 
 def _convolutions(half: nn.Module) -> list[Conv | ConvTranspose]:
-    """The main path's, in order."""
-    inner = {
-        id(m) for unit in half.modules() if isinstance(unit, ResidualUnit) for m in unit.modules()
-    }
-    return [
-        m for m in half.modules() if isinstance(m, (Conv, ConvTranspose)) and id(m) not in inner
-    ]
+    return [m for m in _main_path(half) if isinstance(m, (Conv, ConvTranspose))]
 
 
 def _set_encoder(vae: Oobleck, strides: tuple[int, ...]) -> None:

@@ -62,17 +62,21 @@ def new_synchformer() -> Synchformer:
     model = Synchformer(synchformer_sizes())
     for name, parameter in model.named_parameters():
         if "norm" not in name:
-            _random_or_zero(parameter, spread=1.0)
+            _random_or_zero(parameter)
     return model
 
 
 def new_model() -> AudioOmni:
-    """A transformer whose velocity is 0 and whose blocks add little, with its conditioners."""
+    """A transformer whose velocity is 0 and whose blocks add little, with its conditioners.
+
+    Without the autoencoder, which is trained before and on its own.
+    """
     model = AudioOmni(miniature_sizes())
+    del model.pretransform
     dit = model.dit
     for name, parameter in dit.named_parameters():
         if not _kept(dit, name):
-            _random_or_zero(parameter, spread=1.0)
+            _random_or_zero(parameter)
     nn.init.normal_(dit.timestep_features.weight)
     for layer in dit.transformer.layers:
         for last in ("self_attn.to_out", "cross_attn.to_out", "ff.ff.2"):
@@ -96,8 +100,8 @@ def _kept(module: nn.Module, name: str) -> bool:
     return isinstance(parent, LayerNorm | RotaryAngles)
 
 
-def _random_or_zero(parameter: nn.Parameter, *, spread: float) -> None:
+def _random_or_zero(parameter: nn.Parameter) -> None:
     if parameter.dim() > 1:
-        nn.init.normal_(parameter, std=spread * parameter[0].numel() ** -0.5)
+        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     else:
         nn.init.zeros_(parameter)

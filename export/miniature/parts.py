@@ -29,8 +29,9 @@ from omni_rt.export.miniature.train_synchformer import SynchformerTraining
 from omni_rt.export.miniature.train_thinker import ThinkerTraining
 from omni_rt.export.miniature.train_transformer import TransformerTraining
 from omni_rt.export.miniature.train_vae import new_vae, train_vae, vae_training, whole_clips
-from omni_rt.export.miniature.training import Training
+from omni_rt.export.miniature.training import Training, best_device
 from omni_rt.export.miniature.vae import normalise_latents
+from omni_rt.export.reference import synchformer as reference
 from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.model import AUTOENCODER
 from omni_rt.export.reference.synchformer import VISUAL
@@ -126,7 +127,7 @@ class Thinker(Part):
         return answer_shares(ask, count=count, tell=tell)
 
 
-class Sight(Part):
+class Synchformer(Part):
     name, default_steps = "synchformer", 200
     measure, floor = "colours of tubelets", COLOUR_FLOOR
 
@@ -145,9 +146,7 @@ class Sight(Part):
 
     @staticmethod
     def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
-        synchformer = new_synchformer()
-        checkpoint.get(synchformer, VISUAL, folder / SYNCHFORMER_FILE)
-        return colour_shares(synchformer, count=count, tell=tell)
+        return colour_shares(trained_synchformer(folder), count=count, tell=tell)
 
 
 class Transformer(Part):
@@ -156,29 +155,27 @@ class Transformer(Part):
 
     def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
         super().__init__(states, trained, steps=steps, seed=seed)
+        device = best_device()
         thinker, words = trained_thinker(trained)
-        synchformer = new_synchformer()
-        checkpoint.get(synchformer, VISUAL, trained / SYNCHFORMER_FILE)
-        senses = Senses(thinker, synchformer, words)
-        self._run = TransformerTraining(
-            states, senses, trained_vae(trained), steps=steps, seed=seed
-        )
+        senses = Senses(thinker.to(device), trained_synchformer(trained).to(device), words)
+        vae = trained_vae(trained).to(device)
+        self._run = TransformerTraining(states, senses, vae, steps=steps, seed=seed)
         self.training = self._run.training
 
     def train(self, tell: Tell) -> None:
         self._run.run(tell)
 
     def put(self, folder: Path, facts: Facts) -> None:
-        model = copy.deepcopy(self._run.average)
-        del model.pretransform  # it has been there since it was trained
-        checkpoint.put(model, "", folder / MODEL_FILE, part=self.name, facts=facts)
+        path = folder / MODEL_FILE
+        checkpoint.put(self._run.average, "", path, part=self.name, facts=facts)
 
     @staticmethod
     def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
+        """Nothing: it is measured in a bundle, by `omni-rt score`."""
         return {}
 
 
-PARTS: Mapping[str, type[Part]] = {p.name: p for p in (Vae, Thinker, Sight, Transformer)}
+PARTS: Mapping[str, type[Part]] = {p.name: p for p in (Vae, Thinker, Synchformer, Transformer)}
 
 
 def trained_vae(folder: Path) -> Oobleck:
@@ -186,6 +183,13 @@ def trained_vae(folder: Path) -> Oobleck:
     vae = new_vae()
     checkpoint.get(vae, AUTOENCODER, folder / MODEL_FILE)
     return vae
+
+
+def trained_synchformer(folder: Path) -> reference.Synchformer:
+    """The checkpoint's Synchformer. Raises ExportError if it is not trained yet."""
+    synchformer = new_synchformer()
+    checkpoint.get(synchformer, VISUAL, folder / SYNCHFORMER_FILE)
+    return synchformer
 
 
 def trained_thinker(folder: Path) -> tuple[TrainableThinker, Words]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omni_rt.contract import SYNC_SEGMENT_FRAMES, SYNC_SEGMENT_HOP
+from omni_rt.contract import SYNC_SEGMENT_FRAMES, sync_starts
 from omni_rt.export.miniature.conditioning import sync_segments
 from omni_rt.export.miniature.config import SYNC_WIDTH
 from omni_rt.export.miniature.data import draw
@@ -70,6 +70,7 @@ def tubelet_colours(frames: Frames) -> Tensor:
     """Mean colours [T·S, 6] in [−1, 1], of both frames of each row that `Synchformer` returns."""
     means = torch.from_numpy(frames).float().mean((1, 2)) / 127.5 - 1  # [frames, 3]
     sizes = synchformer_sizes()
-    starts = range(0, len(means) - SYNC_SEGMENT_FRAMES + 1, SYNC_SEGMENT_HOP)
-    segments = torch.stack([means[s : s + SYNC_SEGMENT_FRAMES] for s in starts])  # [S, 16, 3]
+    segments = torch.stack(
+        [means[s : s + SYNC_SEGMENT_FRAMES] for s in sync_starts(len(frames))]
+    )  # [S, 16, 3]
     return segments.unflatten(1, (sizes.tubelets, -1)).flatten(0, 1).flatten(1)

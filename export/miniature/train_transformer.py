@@ -38,8 +38,6 @@ class TransformerTraining:
     ) -> None:
         self._senses, self._vae = senses, vae
         torch.manual_seed(seed)
-        model = new_model()
-        model.autoencoder.requires_grad_(False)
         schedule = Schedule(
             steps=steps,
             peak_rate=2e-3,
@@ -48,7 +46,7 @@ class TransformerTraining:
             betas=(0.9, 0.98),
             orthogonal=("model.model.transformer.layers.",),
         )
-        self.training = Training(model, schedule, folder=folder, name=NAME, seed=seed)
+        self.training = Training(new_model(), schedule, folder=folder, name=NAME, seed=seed)
 
     @property
     def model(self) -> AudioOmni:

@@ -23,7 +23,6 @@ from omni_rt.preprocess.transcript import read_vocabulary
 def test_parts_stand_beside_each_other_and_replace_only_themselves(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path, vae, model = tmp_path / MODEL_FILE, new_vae(), new_model()
-    del model.pretransform
     put(vae, AUTOENCODER, path, part="vae", facts={"command": "one"})
     put(model, "", path, part="transformer", facts={"command": "two"})
     put(vae, AUTOENCODER, path, part="vae", facts={"command": "three"})
