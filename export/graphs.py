@@ -38,6 +38,7 @@ _IR_TYPES = {
     torch.float64: ir.DataType.DOUBLE,
     torch.bfloat16: ir.DataType.BFLOAT16,
     torch.float16: ir.DataType.FLOAT16,
+    torch.int64: ir.DataType.INT64,
 }
 
 
@@ -61,6 +62,12 @@ class Stage:
         prefix = self.official_names.get(first, self.official_names.get("", "") + first)
         return f"{prefix}.{rest}" if rest else prefix
 
+    def arguments(self, values: Sequence[Any]) -> list[Any]:
+        """Values of the inputs, in the ports' order, as the module's arguments."""
+        if not self.listed:
+            return list(values)
+        return [*values[: -self.listed], list(values[-self.listed :])]
+
 
 class _Functional(nn.Module):
     """A stage as a function of its weights and its inputs."""
@@ -83,13 +90,6 @@ def _example(port: TensorSpec, sizes: Mapping[str, int]) -> Tensor:
     return torch.zeros(shape, dtype=getattr(torch, port.dtype))
 
 
-def _arguments(stage: Stage, values: Sequence[Any]) -> list[Any]:
-    """Values of the inputs as the module's arguments."""
-    if not stage.listed:
-        return list(values)
-    return [*values[: -stage.listed], list(values[-stage.listed :])]
-
-
 def trace(stage: Stage) -> ir.Model:
     """The stage's graph, its weights still inputs, its dynamic dimensions named.
 
@@ -109,14 +109,14 @@ def trace(stage: Stage) -> ir.Model:
             _Functional(stage).eval(),
             (
                 tensors,
-                _arguments(stage, [_example(port, stage.examples) for port in stage.ports.inputs]),
+                stage.arguments([_example(port, stage.examples) for port in stage.ports.inputs]),
             ),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
             input_names=[*map(stage.official_name, tensors), *(p.name for p in stage.ports.inputs)],
             output_names=[port.name for port in stage.ports.outputs],
-            dynamic_shapes=({name: {} for name in tensors}, _arguments(stage, shapes)),
+            dynamic_shapes=({name: {} for name in tensors}, stage.arguments(shapes)),
         )
     assert program is not None
     return program.model
@@ -180,20 +180,26 @@ def attach_weights(
             tensor = tensor.T
         elif value.name in biases:
             tensor = tensor[None, None]
-        _initialise(value, tensor.contiguous(), file)
+        initialise(value, tensor.contiguous(), file)
         graph.register_initializer(value)
         if tensor.dtype != whole.dtype:
             cast_to_float(graph, value)
     return rounded
 
 
-def _initialise(value: ir.Value, tensor: Tensor, file: WeightFile) -> None:
-    """Write a weight and say in the graph where it lies."""
+def initialise(
+    value: ir.Value, tensor: Tensor, file: WeightFile, *, stored: ir.DataType | None = None
+) -> None:
+    """Write a weight and say in the graph where it lies, and as what (`stored`, else its type).
+
+    Integers of 4 bits are stored two to a byte, the first in the lower half.
+    """
     assert value.name is not None
     assert value.shape is not None
     assert tuple(tensor.shape) == tuple(value.shape)
-    place = file.add(tensor)
-    value.dtype = stored = _IR_TYPES[tensor.dtype]
+    stored = _IR_TYPES[tensor.dtype] if stored is None else stored
+    place = file.add(_packed(tensor) if stored == ir.DataType.INT4 else tensor)
+    value.dtype = stored
     value.const_value = ir.ExternalTensor(
         file.path.name,
         place.offset,
@@ -203,6 +209,14 @@ def _initialise(value: ir.Value, tensor: Tensor, file: WeightFile) -> None:
         name=value.name,
         base_dir=file.path.parent,
     )
+
+
+def _packed(values: Tensor) -> Tensor:
+    """Integers from −8 to 7 as bytes."""
+    pairs = values.flatten().view(torch.uint8) & 0xF
+    if len(pairs) % 2:
+        pairs = torch.nn.functional.pad(pairs, (0, 1))
+    return pairs[0::2] | pairs[1::2] << 4
 
 
 def set_ports(model: ir.Model, stage: Stage) -> None:

@@ -16,6 +16,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engine_pool import EnginePool
 from omni_rt.engines import Array, Engine
+from omni_rt.engines.registry import AUTO, resolved
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.flops import step_flops
 from omni_rt.manifest import Dims, TensorSpec
@@ -37,6 +38,7 @@ class BenchReport:
     """What `bench` measured on this machine."""
 
     bundle: str
+    engine: str
     threads: int | None
     stages: Mapping[str, Timing]
     step: Timing | None  # one evaluation inside the loop, guided
@@ -116,18 +118,19 @@ def bench(
     runs: int = 5,
     steps: int = 5,
     threads: int | None = None,
+    engine: str = AUTO,
     stages: Sequence[str] | None = None,
     progress: Progress = lambda _: None,
 ) -> BenchReport:
     """Time every stage `runs` times and the loop for `steps` guided steps, after a warm-up.
 
-    Raises RequestError for a count below 1 or a stage the bundle does not have.
+    Raises RequestError for a count below 1, an unknown engine, or a stage the bundle lacks.
     """
     if runs < 1 or steps < 1:
         raise RequestError("runs and steps must be at least 1")
     dims, stream = bundle.manifest.dims, np.random.RandomState(0)
     chosen = list(bundle.manifest.graphs) if stages is None else list(stages)
-    pool = EnginePool(bundle, device="cpu", threads=threads, memory="resident")
+    pool = EnginePool(bundle, device="cpu", threads=threads, memory="resident", engine=engine)
     timings = {}
     step: Timing | None = None
     overhead: float | None = None
@@ -135,23 +138,24 @@ def bench(
     for stage in chosen:
         progress(stage)
         try:
-            engine = pool.get(stage)
+            loaded = pool.get(stage)
         except BundleError as error:
             raise RequestError(str(error)) from error
         if stage == "dit_step":
             step, overhead = _bench_loop(pool, dims, runs=runs, steps=steps, stream=stream)
             timings[stage] = step
         elif stage == "thinker_lm":
-            thinker = bench_thinker(engine, dims, runs=runs)
+            thinker = bench_thinker(loaded, dims, runs=runs)
             timings[stage] = thinker.token[min(thinker.token)]
         else:
-            inputs = example_inputs(engine.inputs, dims, stream)
-            timings[stage] = time_engine(engine, inputs, runs=runs)
+            inputs = example_inputs(loaded.inputs, dims, stream)
+            timings[stage] = time_engine(loaded, inputs, runs=runs)
     segment = timings.get("synchformer")
     context = example_sizes(dims)["P"]
     gflop = None if step is None else step_flops(dims, rows=2, attending=1, context=context) / 1e9
     return BenchReport(
         bundle=bundle.id,
+        engine=resolved(engine),
         threads=threads,
         stages=timings,
         step=step,

@@ -168,12 +168,11 @@ class Bundle:
         for stage in self.manifest.graphs:
             if certificate.graphs.get(stage) != self.graph_digest(stage):
                 raise BundleError(f"the certificate did not measure this {stage!r} graph" + hint)
-        measured = {**certificate.stages, **certificate.end_to_end}
         covered = {name.split("/")[0] for name in certificate.stages}
         uncovered = [stage for stage in self.manifest.graphs if stage not in covered]
         if uncovered:
             raise BundleError(f"the certificate says nothing of {', '.join(uncovered)}" + hint)
-        failed = [name for name, m in measured.items() if not m.passed]
+        failed = certificate.failed()
         if failed:
             raise BundleError(f"the certificate fails for {', '.join(failed)}" + hint)
 

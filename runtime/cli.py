@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rt import __version__, cli_sound, cli_understand, terminal
+from omni_rt import __version__, cli_compare, cli_sound, cli_understand, terminal
 from omni_rt.bench_thinker import ThinkerBench
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import Json, Threads
+from omni_rt.cli_options import EngineName, Json, Threads
+from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.manifest import Measurement
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 cli_sound.commands(app)
 cli_understand.commands(app)
+cli_compare.commands(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -99,7 +101,12 @@ def _print_measurements(title: str, measured: dict[str, Measurement]) -> None:
 
 
 @app.command()
-def verify(bundle: BundleArgument, threads: Threads = None, as_json: Json = False) -> None:
+def verify(
+    bundle: BundleArgument,
+    engine: EngineName = AUTO,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
     """Measure every stage on this machine against the reference outputs in the bundle.
 
     Exit status 1 if a file is damaged or a stage is further from the reference than its bound.
@@ -107,6 +114,7 @@ def verify(bundle: BundleArgument, threads: Threads = None, as_json: Json = Fals
     from omni_rt import verify as verification
 
     with terminal.errors_reported():
+        engine_loader(engine)  # an unknown one is told before the work begins
         with terminal.progress_bars() as bars:
             opened = Bundle.open(bundle, progress=bars("verifying the bundle"))
         measured: dict[str, Measurement] = {}
@@ -114,14 +122,16 @@ def verify(bundle: BundleArgument, threads: Threads = None, as_json: Json = Fals
 
             def loader(stage: str) -> Any:
                 tell(stage)
-                return verification.load(opened, stage, threads=threads)
+                return verification.load(opened, stage, threads=threads, engine=engine)
 
             for _, of_stage, whole in verification.measurements(opened, loader):
                 measured |= {**of_stage, **whole}
         if as_json:
-            terminal.print_json({"bundle": opened.id, "measured": measured})
+            terminal.print_json(
+                {"bundle": opened.id, "engine": resolved(engine), "measured": measured}
+            )
         else:
-            _print_measurements("measured on this machine", measured)
+            _print_measurements(f"measured on this machine: {resolved(engine)}", measured)
         failed = [name for name, m in measured.items() if not m.passed]
         if failed:
             terminal.fail(f"out of bounds: {', '.join(failed)}")
@@ -132,6 +142,7 @@ def bench(
     bundle: BundleArgument,
     runs: Annotated[int, typer.Option(help="Timed runs of each stage.", min=1)] = 5,
     steps: Annotated[int, typer.Option(help="Steps per run of the loop.", min=1)] = 5,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -139,10 +150,13 @@ def bench(
     from omni_rt.bench import bench as run_bench
 
     with terminal.errors_reported():
+        engine_loader(engine)
         with terminal.progress_bars() as bars:
             opened = Bundle.open(bundle, progress=bars("verifying the bundle"))
         with terminal.stage_notes(quiet=as_json) as tell:
-            report = run_bench(opened, runs=runs, steps=steps, threads=threads, progress=tell)
+            report = run_bench(
+                opened, runs=runs, steps=steps, threads=threads, engine=engine, progress=tell
+            )
         if as_json:
             terminal.print_json(report)
             return

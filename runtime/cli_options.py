@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
+from omni_rt.engines.registry import AUTO
 from omni_rt.session import Session
 
 BundleOption = Annotated[
@@ -23,6 +24,13 @@ VideoOutput = Annotated[
     typer.Option("--output", "-o", help="Where to write: .wav, .flac, .ogg, .mp3, or .mp4 (V2A)."),
 ]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all if not given.", min=1)]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Library that runs the graphs: auto (onnxruntime), openvino, …; see `omni-rt doctor`.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Uncertified = Annotated[
     bool, typer.Option("--allow-uncertified", help="Run a bundle whose parity is not proved.")
@@ -66,18 +74,20 @@ AllowDamaged = Annotated[
 def open_session(
     bundle: Path,
     *,
+    engine: str = AUTO,
     threads: int | None = None,
-    allow_uncertified: bool = False,
     memory: str = "resident",
+    uncertified: bool = False,
 ) -> Session:
     """A session, its bundle verified behind a progress bar."""
-    if allow_uncertified:
+    if uncertified:
         terminal.note("warning: the bundle's parity certificate is not checked")
     with terminal.progress_bars() as bars:
         return Session(
             bundle,
+            engine=engine,
             threads=threads,
             memory=memory,  # type: ignore[arg-type]  # checked there, with a better message
-            allow_uncertified=allow_uncertified,
+            allow_uncertified=uncertified,
             progress=bars("verifying the bundle"),
         )

@@ -15,6 +15,7 @@ from omni_rt.cli_options import (
     AllowDamaged,
     BundleOption,
     CfgScale,
+    EngineName,
     FrameRuleName,
     Json,
     Memory,
@@ -31,6 +32,7 @@ from omni_rt.cli_options import (
     VideoOutput,
     open_session,
 )
+from omni_rt.engines.registry import AUTO
 from omni_rt.errors import RequestError
 from omni_rt.mux import VIDEO_SUFFIXES, check_video_target, with_sound
 from omni_rt.plans import Plan, make_plan
@@ -130,6 +132,7 @@ def generate(
     rescale: Rescale = 0.0,
     seed: Seed = None,
     raw: Raw = False,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
@@ -151,7 +154,7 @@ def generate(
         terminal.errors_reported(),
         _writable(output, raw, video, duration),
         open_session(
-            bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
+            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
         ) as session,
     ):
         with terminal.progress_bars() as bars:
@@ -205,6 +208,7 @@ def edit(
     rescale: Rescale = 0.0,
     seed: Seed = None,
     raw: Raw = False,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
@@ -221,7 +225,7 @@ def edit(
         terminal.errors_reported(),
         _writable(output, raw),
         open_session(
-            bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
+            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
         ) as session,
     ):
         with terminal.progress_bars() as bars:

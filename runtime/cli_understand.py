@@ -14,6 +14,7 @@ from omni_rt.bench import peak_rss_bytes
 from omni_rt.cli_options import (
     AllowDamaged,
     BundleOption,
+    EngineName,
     FrameRuleName,
     Json,
     Memory,
@@ -22,6 +23,7 @@ from omni_rt.cli_options import (
     Uncertified,
     open_session,
 )
+from omni_rt.engines.registry import AUTO
 from omni_rt.errors import OmniError, RequestError
 from omni_rt.session import Session
 from omni_rt.understanding import Reply, Turn
@@ -63,6 +65,7 @@ def understand(
     frame_rule: FrameRuleName = None,
     small_frames: SmallFrames = False,
     allow_damaged: AllowDamaged = False,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
@@ -77,7 +80,7 @@ def understand(
     with (
         terminal.errors_reported(),
         open_session(
-            bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
+            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
         ) as session,
     ):
         reply = session.understand(
@@ -115,6 +118,7 @@ def chat(
     frame_rule: FrameRuleName = None,
     small_frames: SmallFrames = False,
     allow_damaged: AllowDamaged = False,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
@@ -127,7 +131,7 @@ def chat(
     with (
         terminal.errors_reported(),
         open_session(
-            bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
+            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
         ) as session,
     ):
         options: dict[str, Any] = {
@@ -192,6 +196,7 @@ def _asked() -> str | None:
 def transcribe(
     recording: Annotated[Path, typer.Argument(help="The recording.")],
     bundle: BundleOption,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
     allow_uncertified: Uncertified = False,
@@ -201,7 +206,7 @@ def transcribe(
     with (
         terminal.errors_reported(),
         open_session(
-            bundle, threads=threads, allow_uncertified=allow_uncertified, memory=memory
+            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
         ) as session,
     ):
         words = session.transcribe(recording)

@@ -11,6 +11,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from omni_rt.engines.processor import processor_flags, processor_info
+from omni_rt.engines.registry import engine_loader, engine_names
+from omni_rt.errors import EngineError
+
 _BASE = ("numpy", "onnxruntime", "soundfile", "soxr", "tokenizers", "jieba", "pypinyin")
 _EXPORT = ("torch", "onnx", "onnx-ir", "onnxscript", "safetensors")
 _VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd")
@@ -33,6 +37,7 @@ def examine() -> list[Finding]:
         _memory(),
         _packages("run bundles", _BASE, "pip install omni_rt"),
         _core(),
+        _engines(),
         _mp3(),
         _packages("export checkpoints", _EXPORT, "pip install 'omni_rt[export]'"),
         _packages("read video", ("av", "pillow"), "pip install 'omni_rt[video]'"),
@@ -56,12 +61,9 @@ def _packages(purpose: str, names: tuple[str, ...], install: str) -> Finding:
 
 
 def _processor() -> Finding:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
-    fields = dict(line.split(":", 1) for line in text.replace("\t", "").splitlines() if ":" in line)
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    vector = " ".join(flag for flag in _VECTOR_FLAGS if flag in flags)
-    name = fields.get("model name", platform.machine()).strip()
+    info = processor_info()
+    vector = " ".join(flag for flag in _VECTOR_FLAGS if flag in processor_flags(info))
+    name = info.get("model name", platform.machine()).strip()
     return Finding(
         what="processor", found=f"{name}, {os.cpu_count()} threads, {vector}".rstrip(", ")
     )
@@ -81,6 +83,18 @@ def _core() -> Finding:
     found = importlib.util.find_spec("omni_rt._core") is not None
     advice = "" if found else "omni_rt._core is missing: reinstall with a C++20 compiler"
     return Finding(what="C++ loop", found="CPU" if found else "none", advice=advice)
+
+
+def _engines() -> Finding:
+    """What `--engine` can be on this machine."""
+    there, advice = [], []
+    for name in engine_names():
+        try:
+            engine_loader(name)
+            there.append(f"{name} {_version(name) or ''}".rstrip())
+        except EngineError as error:
+            advice.append(str(error))
+    return Finding(what="engines", found=", ".join(there) or "none", advice="; ".join(advice))
 
 
 def _mp3() -> Finding:

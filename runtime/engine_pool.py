@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines import Engine
+from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader
 from omni_rt.errors import EngineError, RequestError
 
 Device = Literal["auto", "cpu"]
@@ -43,10 +44,17 @@ class EnginePool:
     """One engine per stage. `resident` keeps all that were used; `staged` those of one phase."""
 
     def __init__(
-        self, bundle: Bundle, *, device: Device, threads: int | None, memory: Memory
+        self,
+        bundle: Bundle,
+        *,
+        device: Device,
+        threads: int | None,
+        memory: Memory,
+        engine: str | LoadEngine = AUTO,
     ) -> None:
         check_machine(device, threads, memory)
         self._bundle, self._threads, self._memory = bundle, threads, memory
+        self._load = engine_loader(engine)
         self._loaded: dict[str, Engine] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -58,17 +66,14 @@ class EnginePool:
 
     def get(self, stage: str) -> Engine:
         """The stage's engine, loaded if need be. Raises BundleError or EngineError."""
-        from omni_rt.engines.ort import OrtEngine
-
         with self._lock:
             if self._closed:
                 raise EngineError("this session is closed")
             if stage not in self._loaded:
-                spec = self._bundle.graph(stage)
+                self._bundle.graph(stage)  # raises before others are let go
                 if self.staged:
                     self._release_other_phases(stage)
-                path = self._bundle.path(spec.path)
-                self._loaded[stage] = OrtEngine(path, spec, threads=self._threads)
+                self._loaded[stage] = self._load(self._bundle, stage, self._threads)
             return self._loaded[stage]
 
     def close(self) -> None:

@@ -136,6 +136,54 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number and the bound it had to meet."""
+
+    value: float
+    bound: float
+    at_least: bool = False  # else at most
+    unit: str = ""
+    origin: str  # where the bound comes from
+
+    @property
+    def passed(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VelocityError:
+    """How far the velocity is off at a time, at the reference's own states."""
+
+    t: float
+    rel_l2: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How often a kind of task came out right, in both bundles on the same examples and noise."""
+
+    count: int
+    reference: float  # share that is right without rounding
+    share: float  # with it
+    chance: float
+    drop: Figure  # upper 95 % bootstrap bound of the paired drop, in points
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """What a quantised bundle was made for and from, and what rounding changed end to end."""
+
+    target: str
+    source: str  # id of the unrounded bundle
+    inputs: str  # digest of what the ranges were observed on
+    high_precision: tuple[str, ...]  # matrices that stayed so, of those that could be rounded
+    sensitivity: Mapping[str, float]  # of the step's groups, if searched: error of each alone
+    velocity: tuple[VelocityError, ...]
+    figures: Mapping[str, Figure]  # latents and sound after whole trajectories
+    behaviour: Mapping[str, Behaviour]  # by kind of example; of the miniature alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """Parity with the reference, tied by hash to the graphs that were measured."""
 
@@ -144,6 +192,15 @@ class Certificate:
     stages: Mapping[str, Measurement]  # "dit_step/v" → …
     end_to_end: Mapping[str, Measurement]
     graphs: Mapping[str, str]  # stage → digest of its files
+    rounding: Rounding | None = None  # None: nothing was rounded
+
+    def failed(self) -> tuple[str, ...]:
+        """Names of what misses its bound."""
+        measured: dict[str, Measurement | Figure] = {**self.stages, **self.end_to_end}
+        if self.rounding is not None:
+            measured |= self.rounding.figures
+            measured |= {name: b.drop for name, b in self.rounding.behaviour.items()}
+        return tuple(name for name, found in measured.items() if not found.passed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +280,11 @@ def read_manifest(directory: Path) -> Manifest:
     return parse_manifest(raw)
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """`manifest.json`, readable and with its keys in the dataclasses' order."""
+    return json.dumps(strict_json.to_json(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
 def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write `manifest.json`, readable and with its keys in the dataclasses' order."""
-    text = json.dumps(strict_json.to_json(manifest), indent=1, ensure_ascii=False)
-    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    """Write `manifest.json` into a new bundle."""
+    (directory / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")

@@ -20,6 +20,7 @@ from omni_rt.bundle import Bundle, Progress
 from omni_rt.completion import for_record, with_clips_read, with_words
 from omni_rt.encode import Conditioning, Floats
 from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
+from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.longform import (
     edited,
@@ -77,8 +78,10 @@ class Session:
     """A bundle, ready for requests. Thread-safe: requests run one after another.
 
     memory: "resident" keeps every engine that was used; "staged" only those of one phase.
-    Raises BundleError if the bundle is damaged, or its parity certificate is missing or fails
-    (unless `allow_uncertified`).
+    engine: "onnxruntime" (which "auto" is), "openvino", one that another package offers, or a
+    function that loads a stage's. Raises BundleError if the bundle is damaged, or its parity
+    certificate is missing or fails (unless `allow_uncertified`); EngineError if the engine's
+    library is not installed.
     """
 
     def __init__(
@@ -88,16 +91,18 @@ class Session:
         device: Device = "auto",
         threads: int | None = None,
         memory: Memory = "resident",
+        engine: str | LoadEngine = AUTO,
         allow_uncertified: bool = False,
         progress: Progress | None = None,
     ) -> None:
         check_machine(device, threads, memory)
+        load = engine_loader(engine)
         if not isinstance(bundle, (str, Path)):
             raise BundleError(f"a bundle is the path of a directory, got {bundle!r}")
         self.bundle = Bundle.open(bundle, progress=progress)
         if not allow_uncertified:
             self.bundle.require_certificate()
-        pool = EnginePool(self.bundle, device=device, threads=threads, memory=memory)
+        pool = EnginePool(self.bundle, device=device, threads=threads, memory=memory, engine=load)
         self._pipeline = Pipeline(self.bundle, pool)
 
     @property

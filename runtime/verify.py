@@ -11,11 +11,13 @@ from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
 from omni_rt.engines import Engine
 from omni_rt.engines.ort import OrtEngine
+from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.manifest import Measurement
 from omni_rt.metrics import measure
 from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
 from omni_rt.sampling import run_plan
+from omni_rt.targets import rounded_bound
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -35,15 +37,19 @@ FLOOR_ORIGIN = (
 )
 ROUNDED = "rounded_"  # of parity arrays: what rounding the weights changes in the reference itself
 END_TO_END_BOUND = 1e-4
+BOUND = "bound_latents"  # of a quantised bundle's end-to-end arrays
+BOUND_ORIGIN = "a multiple of this model's own error of discretisation, measured beside it"
 END_TO_END_ORIGIN = (
     "the stage bound, guided at 7: difference of two branches amplified, then summed"
 )
 
 
-def load(bundle: Bundle, stage: str, *, threads: int | None = None) -> Engine:
-    """A stage's engine for one measurement: fp32 weights stay mapped, so memory stays small."""
-    spec = bundle.graph(stage)
-    return OrtEngine(bundle.path(spec.path), spec, threads=threads, prepack=False)
+def load(bundle: Bundle, stage: str, *, threads: int | None = None, engine: str = AUTO) -> Engine:
+    """A stage's engine for one measurement; ONNX Runtime keeps fp32 weights mapped for it."""
+    if resolved(engine) == "onnxruntime":
+        spec = bundle.graph(stage)
+        return OrtEngine(bundle.path(spec.path), spec, threads=threads, prepack=False)
+    return engine_loader(engine)(bundle, stage, threads)
 
 
 def stage_inputs(bundle: Bundle, stage: str, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -69,11 +75,11 @@ def measure_stage(bundle: Bundle, stage: str, engine: Engine) -> dict[str, Measu
     """Every output of a stage against the reference, as `stage/output`; k's and v's together."""
     arrays = bundle.parity(stage)
     out = engine.run(**stage_inputs(bundle, stage, arrays))
+    rounded = rounded_bound(bundle.graph(stage).precision, stage, bundle.manifest.dims)
     measured = {}
     for group, names in grouped(out).items():
-        bound, origin = with_rounding(
-            *stage_bound(float(arrays.get(FLOOR + group, np.float64(0)))), arrays, group
-        )
+        floor = float(arrays.get(FLOOR + group, np.float64(0)))
+        bound, origin = rounded or with_rounding(*stage_bound(floor), arrays, group)
         measured[f"{stage}/{group}"] = measure(
             flat(out, names), flat(arrays, names), bound_rel_l2=bound, origin=origin
         )
@@ -132,7 +138,10 @@ def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]
         start=np.asarray(arrays["noise"], np.float32),
         renoise=np.zeros((0,), np.float32),
     )
-    bound, origin = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
+    if BOUND in arrays:
+        bound, origin = float(arrays[BOUND]), BOUND_ORIGIN
+    else:
+        bound, origin = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
     found = measure(latents, arrays["latents"], bound_rel_l2=bound, origin=origin)
     return {f"dit_step/latents (euler-{steps}, cfg {float(arrays['cfg_scale']):g})": found}
 

@@ -62,6 +62,14 @@ def standin_bundle(standin: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def unrounded_miniature() -> Path:
+    """What the packaged miniature is quantised from."""
+    from tests.calibration.small import the_miniature
+
+    return the_miniature().directory
+
+
+@pytest.fixture(scope="session")
 def session(standin_bundle: Path) -> Iterator[Any]:
     from omni_rt import Session
 

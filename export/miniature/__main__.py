@@ -156,14 +156,21 @@ def measure(
             _print(kind.measure, shares)
 
 
+UNROUNDED = Path("build/miniature/unrounded")
+
+
 @app.command()
 def bundle(
-    out: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("miniature/bundle"),
+    out: Annotated[Path, typer.Option(help="The bundle to write.")] = UNROUNDED,
     folder: Checkpoint = checkpoint.FOLDER,
     overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
 ) -> None:
-    """Export the checkpoint with the options of the packaged bundle."""
+    """Export the checkpoint, unrounded: what the packaged bundle is quantised from.
+
+    omni-rt quantise build/miniature/unrounded --target cpu --out miniature/bundle --overwrite
+    """
     with terminal.errors_reported():
+        out.parent.mkdir(parents=True, exist_ok=True)
         export_bundle(
             checkpoint.export_options(folder, out, overwrite=overwrite), progress=terminal.note
         )

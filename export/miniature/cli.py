@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omni_rt import terminal
-from omni_rt.cli_options import CfgScale, Json, PlanName, Threads, Uncertified, open_session
+from omni_rt.cli_options import (
+    CfgScale,
+    EngineName,
+    Json,
+    PlanName,
+    Threads,
+    Uncertified,
+    open_session,
+)
+from omni_rt.engines.registry import AUTO
 
 if TYPE_CHECKING:
+    from omni_rt.export.miniature.paired import Drop
     from omni_rt.export.miniature.report import Check, KindScores, ScoreReport
     from omni_rt.export.miniature.scoring_run import Settings
     from omni_rt.session import Session
@@ -45,10 +55,19 @@ def score(
     seed: Annotated[
         int, typer.Option(help="Of examples and noise: the same seed asks for the same things.")
     ] = _HELD_OUT,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="JSON of another run on the same examples: also say what was lost."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="With --against: fail if a kind may have lost more points than this."),
+    ] = None,
 ) -> None:
     """Judge a bundle by what it makes: is it the note asked for, is the removed sound gone?
 
@@ -63,21 +82,29 @@ def score(
     measured (9.9 s: there were not as many clicks as asked for). The JSON also has each example's
     result, to compare two bundles one by one.
 
+    --against compares with another run example by example: by how many points each kind fell, and
+    the bound that 95 % of bootstrap resamples stay below, which --max-drop is held against.
+
     It takes a model of the miniature's tasks: 8 kHz, clips of 2 s. A kind whose stage the bundle
     lacks, or that needs the extra `video` where that is not installed, is listed with the reason.
     Exit status 1 if a kind failed while it ran, or if nothing could be scored.
     """
     with terminal.errors_reported():
+        from omni_rt.errors import RequestError
+        from omni_rt.export.miniature.paired import paired_drops, read_report
         from omni_rt.export.miniature.scoring_run import Settings, check_model, chosen_kinds
         from omni_rt.options import Sampling
         from omni_rt.packaged import miniature
         from omni_rt.whole_file import checked_target
 
         chosen = chosen_kinds(kinds)
+        if max_drop is not None and against is None:
+            raise RequestError("--max-drop needs --against, the run to compare with")
+        before = None if against is None else read_report(against)
         target = None if out is None else checked_target(out, {".json": "JSON"})[0]
         directory = miniature() if bundle is None else bundle
         with open_session(
-            directory, threads=threads, allow_uncertified=allow_uncertified
+            directory, engine=engine, threads=threads, uncertified=allow_uncertified
         ) as session:
             check_model(session.bundle.manifest.dims)
             how = Sampling(plan=session.plan(plan), cfg_scale=cfg_scale)
@@ -89,6 +116,12 @@ def score(
             terminal.print_json(report)
         else:
             _print(report)
+        drops = {} if before is None else paired_drops(before, report)
+        if not as_json and drops:
+            _print_drops(drops)
+        lost = [k for k, drop in drops.items() if max_drop is not None and drop.upper > max_drop]
+        if lost:
+            terminal.fail(f"may have lost more than {max_drop:g} points: {', '.join(lost)}")
         failed = [scores.kind for scores in report.kinds if scores.status == "failed"]
         if failed:
             terminal.fail(f"failed while it ran: {', '.join(failed)}")
@@ -167,6 +200,11 @@ def _check_rows(scores: KindScores) -> list[tuple[str, ...]]:
     ]
 
 
+def _print_drops(drops: Mapping[str, Drop]) -> None:
+    rows = [(kind, f"{drop.points:.1f}", f"{drop.upper:.1f}") for kind, drop in drops.items()]
+    terminal.print_table("lost, in points", ("kind", "drop", "95 % below"), rows)
+
+
 def _reasons(kinds: Iterable[KindScores]) -> dict[str, list[str]]:
     """Why there are no scores → the kinds without."""
     found: dict[str, list[str]] = {}
@@ -182,6 +220,7 @@ def demo(
     plan: Annotated[str, typer.Option(help="Solver and steps.")] = "ab3-25",
     cfg_scale: CfgScale = _CFG_SCALE,
     seed: Annotated[int, typer.Option(help="Of what is asked for, and of the noise.")] = 7,
+    engine: EngineName = AUTO,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +237,8 @@ def demo(
         from omni_rt.export.miniature.scoring_run import check_model
         from omni_rt.packaged import miniature
 
-        with open_session(miniature() if bundle is None else bundle, threads=threads) as session:
+        directory = miniature() if bundle is None else bundle
+        with open_session(directory, engine=engine, threads=threads) as session:
             check_model(session.bundle.manifest.dims)
             out.mkdir(parents=True, exist_ok=True)
             with terminal.progress_bars() as bars:

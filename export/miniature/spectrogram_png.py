@@ -1,28 +1,16 @@
-"""Sounds → a picture of their spectrograms, as the bytes of a PNG. NumPy and zlib only."""
+"""The miniature's sounds → a picture of their spectrograms, as the bytes of a PNG."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from omni_rt.export.miniature.data.clip import Wave
-from omni_rt.export.miniature.tasks.spectrum import spectrogram
+from omni_rt.spectrogram_png import SEPARATOR_ROWS, panels_png
+
+__all__ = ["COLUMN_SAMPLES", "PANEL_ROWS", "SEPARATOR_ROWS", "spectrogram_png"]
 
 PANEL_ROWS = 256  # 15.6 Hz each, up to 4 kHz
 COLUMN_SAMPLES = 32  # 4 ms
-SEPARATOR_ROWS = 3
-
-_RANGE_DB = 60.0
-_SEPARATOR = 255  # in the palette; levels are 0 to 254
-# From dark violet to pale yellow, each lighter than the one before, also to those who see no red.
-_COLOURS = ((0, 0, 4), (60, 15, 110), (140, 41, 129), (222, 73, 104), (254, 159, 109))
-_BRIGHTEST, _GREY = (252, 253, 191), (150, 150, 150)
-
-Indices = NDArray[np.uint8]  # [rows, columns] into the palette
 
 
 def spectrogram_png(clips: Sequence[Wave]) -> bytes:
@@ -30,47 +18,4 @@ def spectrogram_png(clips: Sequence[Wave]) -> bytes:
 
     In each panel the loudest piece is brightest, and what is 60 dB below it is dark.
     """
-    panels = [_panel(clip) for clip in clips]
-    columns = max(panel.shape[1] for panel in panels)
-    line = np.full((SEPARATOR_ROWS, columns), _SEPARATOR, np.uint8)
-    rows = []
-    for panel in panels:
-        rows += [line, np.pad(panel, ((0, 0), (0, columns - panel.shape[1])))]
-    return _png(np.concatenate(rows[1:]), _palette())
-
-
-def _panel(clip: Wave) -> Indices:
-    power = spectrogram(clip, size=2 * PANEL_ROWS, hop=COLUMN_SAMPLES)[:, 1:].T[::-1]
-    loudest = float(power.max(initial=0.0))
-    if loudest == 0:
-        return np.zeros(power.shape, np.uint8)
-    level_db = 10 * np.log10(np.maximum(power / loudest, 1e-12))
-    levels = np.clip(1 + level_db / _RANGE_DB, 0, 1) * (_SEPARATOR - 1)
-    return np.rint(levels).astype(np.uint8)
-
-
-def _palette() -> Indices:
-    """[256, 3]: the colours of all levels, and of the separator."""
-    anchors = np.array((*_COLOURS, _BRIGHTEST), np.float64)
-    at = np.linspace(0, len(anchors) - 1, _SEPARATOR)
-    levels = [np.interp(at, np.arange(len(anchors)), channel) for channel in anchors.T]
-    return np.concatenate([np.rint(np.stack(levels, axis=1)), [_GREY]]).astype(np.uint8)
-
-
-def _png(pixels: Indices, palette: Indices) -> bytes:
-    """Pixels that are indices into a palette [256, 3], by the PNG specification, third edition."""
-    height, width = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 8 bits, palette, no interlace
-    unfiltered = np.pad(pixels, ((0, 0), (1, 0)))  # a row begins with its filter: 0, none
-    parts = (
-        (b"IHDR", header),
-        (b"PLTE", palette.tobytes()),
-        (b"IDAT", zlib.compress(unfiltered.tobytes(), 9)),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    return panels_png(clips, rows=PANEL_ROWS, column_samples=COLUMN_SAMPLES)

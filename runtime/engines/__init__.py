@@ -31,7 +31,7 @@ class Engine(Protocol):
         ...
 
     def bind(self, buffers: Mapping[str, Array]) -> BoundEngine:
-        """Fix a buffer for every input and output, for many runs. Raises EngineError."""
+        """Fix a C-contiguous, writable buffer for every input and output. Raises EngineError."""
         ...
 
 

@@ -64,6 +64,13 @@ def _mel_filters(bands: int) -> NDArray[np.float64]:
     return filters
 
 
+def bands_below(hz: float, *, bands: int = 128) -> int:
+    """How many of the bands lie below a frequency as a whole; at least one."""
+    bins_hz = np.linspace(0, RATE_HZ / 2, _FRAME_SAMPLES // 2 + 1)
+    above = _mel_filters(bands)[:, bins_hz > hz].any(axis=1)
+    return max(1, bands - int(above.sum()))
+
+
 def chunked(mel: Mel, *, frames: int = 200) -> tuple[Mel, NDArray[np.int64]]:
     """Chunks [c, bands, frames] and how many frames [c] of each are the clip's.
 

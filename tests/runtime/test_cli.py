@@ -145,6 +145,44 @@ def test_the_original_and_the_step_are_timed_side_by_side(standin_bundle: Path) 
     assert told["original_gflop"] > told["step_gflop"]
 
 
+def test_the_library_that_runs_the_graphs_can_be_chosen(
+    standin_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    result = run("verify", standin_bundle, "--engine", "openvino", "--threads", 1, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["engine"] == "openvino"
+    only = ("--runs", 1, "--steps", 1, "--threads", 1, "--json")
+    told = json.loads(run("bench", standin_bundle, *only, "--engine", "openvino").stdout)
+    assert told["engine"] == "openvino"
+    assert told["step"]["p50_s"] > 0
+    out = tmp_path / "x.wav"
+    asked = ("-b", standin_bundle, "--prompt", "a", "--plan", "euler-1", "-o", out)
+    assert run("generate", "T2A", *asked, "--engine", "openvino").exit_code == 0
+    assert out.exists()
+
+
+def test_an_unknown_library_is_refused_by_every_command(
+    standin_bundle: Path, tmp_path: Path
+) -> None:
+    given = ("-b", standin_bundle)
+    for arguments in (
+        ("generate", "T2A", *given, "--prompt", "a", "-o", tmp_path / "x.wav"),
+        ("edit", "Remove", tmp_path / "no.wav", *given, "--desc", "a", "-o", tmp_path / "x.wav"),
+        ("understand", "What?", *given),
+        ("chat", *given),
+        ("transcribe", tmp_path / "no.wav", *given),
+        ("verify", standin_bundle),
+        ("bench", standin_bundle),
+        ("score", standin_bundle),
+        ("demo", standin_bundle, "--out", tmp_path / "d"),
+    ):
+        result = run(*arguments, "--engine", "nope")
+        assert result.exit_code == 1
+        assert "engine must be one of auto, onnxruntime, openvino" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_only_the_miniatures_sounds_can_be_judged(standin_bundle: Path, tmp_path: Path) -> None:
     for arguments in (("score", standin_bundle), ("demo", standin_bundle, "--out", tmp_path / "d")):
         result = run(*arguments)
@@ -154,7 +192,7 @@ def test_only_the_miniatures_sounds_can_be_judged(standin_bundle: Path, tmp_path
 
 def test_doctor_knows_this_machine() -> None:
     findings = json.loads(run("doctor", "--json").stdout)
-    assert {"processor", "C++ loop", "audio files"} <= {f["what"] for f in findings}
+    assert {"processor", "C++ loop", "engines", "audio files"} <= {f["what"] for f in findings}
 
 
 def test_without_torch_the_runtime_works_and_export_says_what_to_install(

@@ -1,0 +1,258 @@
+"""What rounding changed, measured on cases that nothing was observed on, beside bounds.
+
+A rounded bundle is held to three things: every graph is near the torch reference on real calls;
+whole guided trajectories from equal noise end near where the unrounded model's end, in latents and
+in sound; and, of a model whose tasks have right answers, results stay right (`behaviour.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from omni_rt import verify
+from omni_rt.audio import Audio
+from omni_rt.audio_metrics import sound_difference
+from omni_rt.bundle import Bundle, graph_digest
+from omni_rt.calibration.inputs import Case
+from omni_rt.calibration.parity import write_parity
+from omni_rt.calibration.recipes import Recipes
+from omni_rt.calibration.recording import Recorder
+from omni_rt.calibration.trajectories import Trajectory, run_case
+from omni_rt.engines import Engine
+from omni_rt.export.pack import list_files
+from omni_rt.manifest import (
+    Certificate,
+    Figure,
+    Manifest,
+    Measurement,
+    Rounding,
+    VelocityError,
+    read_manifest,
+    write_manifest,
+)
+from omni_rt.metrics import rel_l2
+from omni_rt.session import Session
+from omni_rt.targets import Target, rounded_bound
+
+Progress = Callable[[str], None]
+
+_CALLS = 16  # of a stage, for each case
+_FINER = 4  # times as many Euler steps: what the model's own steps leave undone
+
+# A rounded model may be so many times farther from the unrounded one than 100 Euler steps are from
+# 400. Chosen by measurement; see ARCHITECTURE.
+LATENT_MULTIPLE = 4.0
+_WORST_TIME = 1.5  # near t = 0 the velocity is small beside what it is made from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certification:
+    """What is to be certified, against what, on what."""
+
+    source: Bundle
+    target: Target
+    recipes: Recipes
+    inputs: str  # digest of the set the ranges were observed on
+    cases: Sequence[Case]
+    steps: int
+    cfg_scale: float
+    sensitivity: Mapping[str, float]  # of the search, if there was one
+
+
+Pair = tuple[str, Audio, Audio]  # a case, its sound without rounding and with it
+
+
+def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]:
+    """Write parity files and the certificate of the quantised bundle in `draft`.
+
+    Returns sounds to look at beside it.
+    """
+    recorder = Recorder(
+        asked.source, {s: r.folds for s, r in asked.recipes.by_stage.items()}, most=_CALLS
+    )
+    exact = _reference_run(asked, recorder, progress)
+    finer = _source_run(asked, progress)
+    figures = _compared(exact, finer)
+    bound = LATENT_MULTIPLE * figures["latents"]
+    parity = write_parity(draft, asked, recorder, exact, bound)
+    manifest = read_manifest(draft)
+    manifest = replace(manifest, parity=parity, files=list_files(draft))
+    write_manifest(manifest, draft)
+    rounded = _rounded_run(draft, asked, progress)
+    velocity = _velocity_errors(draft, manifest, recorder)
+    rounding = Rounding(
+        target=asked.target.name,
+        source=asked.source.id,
+        inputs=asked.inputs,
+        high_precision=_high_precision(asked),
+        sensitivity=asked.sensitivity,
+        velocity=velocity,
+        figures={
+            **_figures(_compared(rounded, exact), figures),
+            **_largest_velocity_error(manifest, velocity),
+            **_same_tokens(draft, manifest, recorder),
+        },
+        behaviour={},
+    )
+    certificate = _certificate(draft, manifest, rounding, progress)
+    write_manifest(replace(manifest, certificate=certificate), draft)
+    return [(name, exact[name].audio, rounded[name].audio) for name in exact]
+
+
+def _reference_run(
+    asked: Certification, recorder: Recorder, progress: Progress
+) -> dict[str, Trajectory]:
+    """Every case through the folded torch stages, which remember their calls."""
+    source = asked.source.directory
+    with Session(source, engine=recorder.engine, allow_uncertified=True) as session:
+        return _run(session, asked, asked.steps, progress, "reference", recorder)
+
+
+def _source_run(asked: Certification, progress: Progress) -> dict[str, Trajectory]:
+    """The unrounded bundle with finer steps."""
+    with Session(asked.source.directory, allow_uncertified=True) as session:
+        return _run(session, asked, _FINER * asked.steps, progress, "finer steps")
+
+
+def _rounded_run(draft: Path, asked: Certification, progress: Progress) -> dict[str, Trajectory]:
+    with Session(draft, allow_uncertified=True) as session:
+        return _run(session, asked, asked.steps, progress, "rounded")
+
+
+def _run(
+    session: Session,
+    asked: Certification,
+    steps: int,
+    progress: Progress,
+    what: str,
+    recorder: Recorder | None = None,
+) -> dict[str, Trajectory]:
+    found = {}
+    for case in asked.cases:
+        if recorder is None and case.request is None:
+            continue
+        progress(f"{what}: {case.name}")
+        if recorder is not None:
+            recorder.case = case.name
+        made = run_case(session, case, plan=f"euler-{steps}", cfg_scale=asked.cfg_scale)
+        if made is not None:
+            found[case.name] = made
+    return found
+
+
+def _compared(ours: Mapping[str, Trajectory], theirs: Mapping[str, Trajectory]) -> dict[str, float]:
+    """Means over the cases of how far latents and sounds are apart."""
+    rows = [_distances(ours[name], theirs[name]) for name in theirs]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _distances(ours: Trajectory, theirs: Trajectory) -> dict[str, float]:
+    heard = sound_difference(ours.audio.samples, theirs.audio.samples, rate_hz=ours.rate_hz)
+    return {
+        "latents": rel_l2(ours.latents, theirs.latents),
+        "log_spectral_distance_db": heard.lsd_db,
+        "multi_resolution_stft": heard.stft,
+        "log_mel_distance": 1 - heard.log_mel_cosine,
+    }
+
+
+_UNITS = {"log_spectral_distance_db": "dB"}
+
+
+def _figures(found: Mapping[str, float], finer: Mapping[str, float]) -> dict[str, Figure]:
+    return {
+        name: Figure(
+            value=value,
+            bound=LATENT_MULTIPLE * finer[name],
+            unit=_UNITS.get(name, ""),
+            origin=(
+                f"{LATENT_MULTIPLE:g} times what {_FINER} times as many Euler steps change in the "
+                f"unrounded model on the same cases ({finer[name]:.3g})"
+            ),
+        )
+        for name, value in found.items()
+    }
+
+
+def _velocity_errors(
+    draft: Path, manifest: Manifest, recorder: Recorder
+) -> tuple[VelocityError, ...]:
+    """The rounded step at the reference's own states, by time."""
+    bundle = Bundle(draft, manifest)
+    engine = verify.load(bundle, "dit_step")
+    ports = [port.name for port in engine.inputs]
+    found: dict[float, list[float]] = {}
+    for call in recorder.calls("dit_step"):
+        inputs = {name: call.arrays[name] for name in ports}
+        error = rel_l2(engine.run(**inputs)["v"], call.arrays["v"])
+        found.setdefault(float(call.arrays["t"].flat[0]), []).append(error)
+    return tuple(VelocityError(t=t, rel_l2=float(np.mean(found[t]))) for t in sorted(found))
+
+
+def _largest_velocity_error(
+    manifest: Manifest, velocity: Sequence[VelocityError]
+) -> dict[str, Figure]:
+    """The worst time: ranges that were observed at other times than these show here."""
+    precision = manifest.graphs["dit_step"].precision
+    found = rounded_bound(precision, "dit_step", manifest.dims)
+    if found is None:
+        return {}
+    figure = Figure(
+        value=max(error.rel_l2 for error in velocity),
+        bound=_WORST_TIME * found[0],
+        origin=f"{_WORST_TIME:g} times the bound of a step at any one time: {found[1]}",
+    )
+    return {"largest_velocity_error": figure}
+
+
+def _same_tokens(draft: Path, manifest: Manifest, recorder: Recorder) -> dict[str, Figure]:
+    """How often the rounded language model's next token is the exact one's, on the same words."""
+    calls = recorder.calls("thinker_lm")
+    if not calls:
+        return {}
+    engine = verify.load(Bundle(draft, manifest), "thinker_lm")
+    ports = [port.name for port in engine.inputs]
+    same = [
+        engine.run(**{name: call.arrays[name] for name in ports})["logits"].argmax()
+        == call.arrays["logits"].argmax()
+        for call in calls
+    ]
+    origin = f"of {len(calls)} tokens of exact answers; one in twenty may be another wording"
+    figure = Figure(value=float(np.mean(same)), bound=0.95, at_least=True, origin=origin)
+    return {"same_next_token": figure}
+
+
+def _high_precision(asked: Certification) -> tuple[str, ...]:
+    """Matrices of the blocks that the recipes leave as they are."""
+    return tuple(asked.recipes.kept)
+
+
+def _certificate(
+    draft: Path, manifest: Manifest, rounding: Rounding, progress: Progress
+) -> Certificate:
+    import onnxruntime
+
+    bundle = Bundle(draft, manifest)
+
+    def loader(stage: str) -> Engine:
+        progress(f"certifying {stage}")
+        return verify.load(bundle, stage)
+
+    stages: dict[str, Measurement] = {}
+    whole: dict[str, Measurement] = {}
+    for _, of_stage, end_to_end in verify.measurements(bundle, loader):
+        stages |= of_stage
+        whole |= end_to_end
+    return Certificate(
+        reference=f"torch {torch.__version__}, fp32, folded as the graphs",
+        library=f"onnxruntime {onnxruntime.__version__}, CPU",
+        stages=stages,
+        end_to_end=whole,
+        graphs={n: graph_digest(g, manifest.files) for n, g in manifest.graphs.items()},
+        rounding=rounding,
+    )

@@ -1,0 +1,170 @@
+"""`omni-rt quantise`: an unrounded bundle for a device, with its certificate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni_rt import terminal
+
+
+def commands(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.command()(quantise)
+    app.command()(certify)
+    app.command()(sizes)
+
+
+def quantise(
+    bundle: Annotated[Path, typer.Argument(help="The unrounded bundle's directory.")],
+    out: Annotated[Path, typer.Option(help="The bundle to make.")],
+    target: Annotated[str, typer.Option(help="What it is for; a wrong one lists them all.")] = (
+        "cpu"
+    ),
+    per_task: Annotated[
+        int, typer.Option(help="Observed cases of each task, most of them for their words.", min=1)
+    ] = 16,
+    sampled: Annotated[
+        int, typer.Option(help="Of these, cases that are observed over all steps.", min=1)
+    ] = 4,
+    steps: Annotated[int, typer.Option(help="Steps of those, and up to four more.", min=1)] = 12,
+    cfg_scale: Annotated[float, typer.Option(help="Guidance to observe and certify at.")] = 7.0,
+    seed: Annotated[int, typer.Option(help="Of the cases and their noise.", min=0)] = 0,
+    audio: Annotated[
+        Path | None, typer.Option(help="Folder of your own sounds to use for the cases.")
+    ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option(help="File to keep observed ranges in; OUT.ranges.npz if not given."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="A matrix to leave as it is, with those that read the same; repeatable."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Most error of the guided velocity (relative L2): what takes most of it is kept."
+        ),
+    ] = None,
+    certify_steps: Annotated[
+        int, typer.Option(help="Euler steps of the certificate's trajectories.", min=1)
+    ] = 100,
+    overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads of the reference.", min=1)] = None,
+) -> None:
+    """Round a bundle for a device, and certify what that changed.
+
+    omni-rt quantise bundle --target cpu --out bundle-int8
+
+    Runs the bundle's own reference over cases of every task, keeps the range of everything that is
+    multiplied, and chooses factors and scales from them (SmoothQuant, AWQ). Ranges are kept in a
+    file after every case: an interrupted run goes on, and another target needs no new ones.
+    OUT.report.html shows the certificate with plots and spectrograms.
+
+    The result carries a certificate of what rounding changed, on cases of its own; a bundle that
+    misses a bound is written too, but runs only with --allow-uncertified.
+    """
+    with terminal.errors_reported():
+        import torch
+
+        from omni_rt.bundle import Bundle
+        from omni_rt.calibration.quantise import QuantiseOptions, quantise_bundle
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        options = QuantiseOptions(
+            bundle=bundle,
+            out=out,
+            target=target,
+            per_task=per_task,
+            sampled=sampled,
+            steps=steps,
+            cfg_scale=cfg_scale,
+            seed=seed,
+            audio=audio,
+            ranges=ranges,
+            keep=tuple(keep or ()),
+            budget=budget,
+            certify_steps=certify_steps,
+            overwrite=overwrite,
+        )
+        made = quantise_bundle(options, progress=terminal.note)
+        certificate = Bundle.open(made).manifest.certificate
+        assert certificate is not None
+        failed = certificate.failed()
+        terminal.say(f"{made}: {'certified' if not failed else 'NOT certified'}")
+        if failed:
+            terminal.fail("misses its bounds: " + ", ".join(failed))
+
+
+def certify(
+    bundle: Annotated[Path, typer.Argument(help="A quantised bundle's directory.")],
+    before: Annotated[Path, typer.Option(help="JSON of omni-rt score of the unrounded bundle.")],
+    after: Annotated[Path, typer.Option(help="JSON of omni-rt score of this one.")],
+) -> None:
+    """Write into a certificate what rounding did to the right answers of a model that has them.
+
+    omni-rt score bundle --count 400 --out before.json
+
+    omni-rt score bundle-int8 --count 400 --out after.json
+
+    omni-rt certify bundle-int8 --before before.json --after after.json
+    """
+    with terminal.errors_reported():
+        from omni_rt.calibration.behaviour import add_behaviour
+
+        found = add_behaviour(bundle, before, after)
+        rows = [
+            (
+                kind,
+                f"{100 * b.reference:.1f}",
+                f"{100 * b.share:.1f}",
+                f"{100 * b.chance:.1f}",
+                f"{b.drop.value:.1f}",
+                "yes" if b.drop.passed else "NO",
+            )
+            for kind, b in found.items()
+        ]
+        columns = ("kind", "before %", "after %", "chance %", "95 % below", "within 2 points")
+        terminal.print_table("right answers", columns, rows)
+        failed = [kind for kind, b in found.items() if not b.drop.passed]
+        if failed:
+            terminal.fail(f"may have lost more than two points: {', '.join(failed)}")
+
+
+def sizes(
+    config: Annotated[Path, typer.Option(help="The model's configuration (JSON).")],
+    qwen_config: Annotated[
+        Path | None, typer.Option(help="config.json of the thinker; without it, the rest alone.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="What it would be rounded for.")] = "cpu",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of text.")
+    ] = False,
+) -> None:
+    """How large a model of this configuration would be, computed from shapes alone.
+
+    omni-rt sizes --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json --target orin
+    """
+    with terminal.errors_reported():
+        from omni_rt.calibration.sizes import configured_bytes
+        from omni_rt.targets import target_named
+
+        found = configured_bytes(config, qwen_config, target_named(target))
+        if as_json:
+            terminal.print_json(found)
+            return
+        rows = [
+            (s.stage, s.format, _mb(s.fp32), _mb(s.rounded), s.shared_with or "") for s in found
+        ]
+        whole, rounded = sum(s.fp32 for s in found), sum(s.rounded for s in found)
+        rows.append(("all", "", _mb(whole), f"{_mb(rounded)} ({100 * rounded / whole:.1f} %)", ""))
+        columns = ("stage", "format", "fp32 MB", f"{target} MB", "shared with")
+        terminal.print_table("weights", columns, rows)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f}"

@@ -1,0 +1,43 @@
+"""The number formats: how a matrix and the activation it reads are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from omni_rt.manifest import Precision
+
+FormatName = Literal["uint8", "int8", "fp8", "int4"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """Weights per output channel, or in blocks of input channels; activations per tensor, or not.
+
+    Both are symmetric: a scale times an integer or an E4M3 number.
+    """
+
+    name: FormatName
+    precision: Precision  # what the manifest says of a graph in this format
+    activation: Literal["uint8", "int8", "fp8"] | None
+    weight: Literal["int8", "fp8", "int4"]
+    block: int | None = None  # input channels that share a scale
+    opset: int = 20
+
+    @property
+    def activation_limit(self) -> float:
+        """The largest number an activation can be in units of its scale."""
+        return 448.0 if self.activation == "fp8" else 127.0
+
+
+FORMATS: Mapping[FormatName, Format] = {
+    # ONNX Runtime's fast kernel on a CPU takes unsigned activations (spec QUANTISATION §1, step 4)
+    "uint8": Format(name="uint8", precision="int8", activation="uint8", weight="int8"),
+    "int8": Format(name="int8", precision="int8", activation="int8", weight="int8"),
+    "fp8": Format(name="fp8", precision="fp8", activation="fp8", weight="fp8"),
+    # 4-bit integers and blocks came with opset 21
+    "int4": Format(
+        name="int4", precision="int4", activation=None, weight="int4", block=64, opset=21
+    ),
+}

@@ -1,0 +1,131 @@
+"""What is fed to a model while its activations are observed: a seeded set, pinned by its digest.
+
+A model of the miniature's tasks gets examples of its own kinds; any other, and one that is given
+sounds, our captions with procedural or those sounds. A case does not depend on how many there are:
+a larger set contains the smaller one. Recordings lie on the 16-bit grid, where the last bits of a
+processor's sines are gone, so that the digest is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omni_rt.calibration.captioned import captioned_cases
+from omni_rt.calibration.case import Case, case_of
+from omni_rt.calibration.digest import digest_of
+from omni_rt.calibration.draws import Draw
+from omni_rt.calibration.examples import example_cases
+from omni_rt.calibration.own_sounds import user_sounds
+from omni_rt.errors import ExportError, RequestError
+from omni_rt.export.miniature.film import what_video_needs
+from omni_rt.export.miniature.scoring_run import check_model
+from omni_rt.manifest import Dims
+from omni_rt.tasks import Speech
+
+__all__ = ["CalibrationSet", "Case", "calibration_set", "check_coverage", "restricted"]
+
+# What a task, or a way of asking, needs of a bundle: else it is left out. Others need nothing here:
+# without a thinker, whoever feeds their recordings and words makes up its states.
+_ANSWERS = ("thinker_embed", "thinker_lm")
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "V2A": ("vision_tower", "synchformer"),
+    "V2M": ("vision_tower", "synchformer"),
+    "TTS": ("transcript",),
+    "VC": ("transcript",),
+    "understand/audio": (*_ANSWERS, "audio_tower"),
+    "understand/video": (*_ANSWERS, "vision_tower"),
+    "understand/text": _ANSWERS,
+}
+_FILMED = ("V2A", "V2M", "understand/video")
+_SPEECH = "edits of speech have no request of one window: TTS and the edits cover their inputs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSet:
+    """Cases, and what pins them. `left_out`: task, or way of asking → why it is not in the set."""
+
+    cases: tuple[Case, ...]
+    digest: str  # see digest_of
+    left_out: Mapping[str, str]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Each once, in the order of the cases."""
+        return tuple(dict.fromkeys(case.task for case in self.cases))
+
+
+def calibration_set(
+    dims: Dims,
+    stages: Collection[str],
+    *,
+    per_task: int = 4,
+    seed: int = 0,
+    audio: Path | None = None,
+    folder: Path,
+) -> CalibrationSet:
+    """`per_task` cases or more of every task that a bundle of these sizes and stages can do.
+
+    More where a task has more kinds, so that each comes at least once. audio: a folder with the
+    sounds to use, at any depth. Videos that requests refer to are written into `folder`.
+    Raises ExportError for what would be an empty set, and for sounds that cannot be used.
+    """
+    for name, value, least in (("per_task", per_task, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ExportError(f"calibration: {name} must be at least {least}, got {value!r}")
+    left_out = _left_out(stages)
+    sounds, hears = user_sounds(audio, dims=dims), "audio_tower" in stages
+    draw = Draw(seed=seed, dims=dims, folder=folder, sounds=sounds, hears=hears)
+    source = example_cases if audio is None and _is_miniature(dims) else captioned_cases
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        told_of = source(draw, per_task=per_task, left_out=left_out)
+        cases = tuple(case_of(*told, seed=seed) for told in told_of)
+    except OSError as error:
+        raise ExportError(f"calibration: cannot write videos into {folder}: {error}") from error
+    check_coverage(cases)
+    return CalibrationSet(cases=cases, digest=digest_of(cases), left_out=left_out)
+
+
+def check_coverage(cases: Collection[Case]) -> None:
+    """Raise ExportError unless there are cases of at least two tasks."""
+    tasks = sorted({case.task for case in cases})
+    if len(tasks) < 2:
+        what = f"of one task only ({tasks[0]})" if tasks else "empty"
+        raise ExportError(
+            f"the calibration set is {what}: rounding would fit nothing else; "
+            "it needs cases of at least two tasks"
+        )
+
+
+def restricted(calibration: CalibrationSet, task: str) -> CalibrationSet:
+    """The cases of one task alone, with a digest of their own: a bad set, to show what it does.
+
+    Raises ExportError if there are none.
+    """
+    cases = tuple(case for case in calibration.cases if case.task == task)
+    if not cases:
+        known = ", ".join(calibration.tasks)
+        raise ExportError(f"the calibration set has no case of {task!r}; it has {known}")
+    return CalibrationSet(cases=cases, digest=digest_of(cases), left_out=calibration.left_out)
+
+
+def _left_out(stages: Collection[str]) -> dict[str, str]:
+    reasons = {Speech.task: _SPEECH}
+    for task, needed in _NEEDS.items():
+        lacking = [stage for stage in needed if stage not in stages]
+        unwritten = what_video_needs() if task in _FILMED else None
+        if lacking:
+            reasons[task] = f"the bundle has no {', '.join(lacking)}"
+        elif unwritten is not None:
+            reasons[task] = unwritten
+    return reasons
+
+
+def _is_miniature(dims: Dims) -> bool:
+    try:
+        check_model(dims)
+    except RequestError:
+        return False
+    return True

@@ -1,0 +1,254 @@
+"""Runs the calibration set through a session of torch stages and keeps what their matrices read.
+
+A case goes the way of a user's request: senses, thinker, conditioners, every guided step, decoder.
+The stages that are to be rounded run as torch modules whose `nn.Linear`s carry NVIDIA Model
+Optimizer's quantizers, switched to collecting ranges only, so their outputs stay exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from omni_rt.bundle import Bundle
+from omni_rt.calibration.inputs import CalibrationSet, Case
+from omni_rt.calibration.ranges import LayerRange, Ranges
+from omni_rt.calibration.trajectories import run_case
+from omni_rt.engines import Engine
+from omni_rt.engines.registry import engine_loader
+from omni_rt.errors import ExportError
+from omni_rt.export.graphs import Stage
+from omni_rt.export.reference.engine import TorchEngine
+from omni_rt.export.reference.from_bundle import sizes_of, stage_of
+from omni_rt.session import Session
+
+Progress = Callable[[str], None]
+
+_ROWS = 384  # kept of each activation: enough for the error of a scale, small beside the weights
+_ROWS_PER_CALL = 6
+
+
+class Observer:
+    """Torch modules of some stages, watched. `engine` lends them to a session."""
+
+    def __init__(self, bundle: Bundle, stages: Collection[str]) -> None:
+        sizes = sizes_of(bundle)
+        self._stages = {name: stage_of(bundle, name, sizes) for name in stages}
+        self._engines = {name: TorchEngine(stage) for name, stage in self._stages.items()}
+        self._others = engine_loader("onnxruntime")
+        self._rows: dict[tuple[str, str], _Rows] = {}
+        for name, stage in self._stages.items():
+            for path, layer in _linears(stage.module):
+                rows = self._rows[name, path] = _Rows(seed=len(self._rows))
+                layer.register_forward_pre_hook(rows)
+
+    def engine(self, bundle: Bundle, stage: str, threads: int | None) -> Engine:
+        """What a session is to run a stage with."""
+        found = self._engines.get(stage)
+        return self._others(bundle, stage, threads) if found is None else found
+
+    def watch(self, run: Callable[[], None]) -> None:
+        """Collect ranges while `run` uses the modules.
+
+        Raises ExportError naming a layer that reads or makes what is not finite.
+        """
+
+        def guarded(_: nn.Module) -> None:
+            self._guard()
+            run()
+
+        # what it says of optional packages and of itself is not our user's
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            import modelopt.torch.quantization as mtq
+
+            modules = nn.ModuleDict({name: s.module for name, s in self._stages.items()})
+            mtq.quantize(modules, _collecting(), forward_loop=guarded)
+
+    def _guard(self) -> None:
+        """Let the quantizers refuse what is not finite; their own check is an assertion."""
+        for stage in self._stages.values():
+            for path, layer in _linears(stage.module):
+                for name in ("input_quantizer", "output_quantizer"):
+                    quantizer: nn.Module = getattr(layer, name)
+                    quantizer.register_forward_pre_hook(_finite(stage.official_name(path)))
+
+    def seen(self) -> dict[str, dict[str, LayerRange]]:
+        """Ranges so far, by stage and official weight name, of what has run."""
+        return {name: dict(self._of_stage(stage)) for name, stage in self._stages.items()}
+
+    def _of_stage(self, stage: Stage) -> list[tuple[str, LayerRange]]:
+        found = []
+        for path, layer in _linears(stage.module):
+            rows = self._rows[stage.name, path]
+            if not rows.kept:
+                continue  # has not run yet
+            channel_max = _largest(layer, "input_quantizer").reshape(-1)
+            output_max = float(_largest(layer, "output_quantizer"))
+            name = stage.official_name(f"{path}.weight")
+            own = LayerRange(channel_max=channel_max, rows=rows.sample(), output_max=output_max)
+            found.append((name, own))
+        return found
+
+
+def _linears(module: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(path, m) for path, m in module.named_modules() if isinstance(m, nn.Linear)]
+
+
+def _collecting() -> dict[str, Any]:
+    """Model Optimizer's configuration: the largest input of each channel, the largest output."""
+    return {
+        "quant_cfg": [
+            {"quantizer_name": "*", "enable": False},
+            _of_linears("*input_quantizer", axis=-1),
+            _of_linears("*output_quantizer", axis=None),
+        ],
+        "algorithm": "max",
+    }
+
+
+def _of_linears(name: str, *, axis: int | None) -> dict[str, Any]:
+    cfg = {"num_bits": 8, "axis": axis}
+    return {"quantizer_name": name, "parent_class": "nn.Linear", "cfg": cfg, "enable": True}
+
+
+def _largest(layer: nn.Module, quantizer: str) -> np.ndarray:
+    """What a quantizer's calibrator has seen, as float32."""
+    own: Any = getattr(layer, quantizer)
+    largest: Tensor = own._calibrator.compute_amax()
+    return largest.detach().float().cpu().numpy()
+
+
+def _finite(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if not torch.isfinite(arguments[0]).all():
+            raise ExportError(f"calibration: NaN or infinite activations at {layer}")
+
+    return hook
+
+
+class _Rows:
+    """A hook that keeps some rows of each call; all calls have the same chance to stay."""
+
+    def __init__(self, seed: int) -> None:
+        self.kept: list[Tensor] = []
+        self._stream, self._every, self._calls = np.random.RandomState(seed), 1, 0
+
+    def __call__(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self._calls += 1
+        if self._calls % self._every:
+            return
+        rows = arguments[0].detach().flatten(0, -2)
+        chosen = self._stream.choice(len(rows), min(_ROWS_PER_CALL, len(rows)), replace=False)
+        self.kept.append(rows[np.sort(chosen)].float().cpu().clone())
+        if len(self.kept) * _ROWS_PER_CALL > 2 * _ROWS:
+            self.kept, self._every = self.kept[::2], 2 * self._every
+
+    def sample(self) -> np.ndarray:
+        """[n, K], at most `_ROWS`."""
+        rows = torch.cat(self.kept)
+        step = -(-len(rows) // _ROWS)
+        return rows[::step].numpy()
+
+
+def observe(
+    bundle: Bundle,
+    inputs: CalibrationSet,
+    stages: Collection[str],
+    *,
+    path: Path,
+    sampled: int,
+    steps: int,
+    cfg_scale: float,
+    progress: Progress,
+) -> Ranges:
+    """Ranges of these stages over the whole set, saved in `path` after every case.
+
+    The first `sampled` cases of a task run through `steps` steps or up to four more, so that their
+    times differ; the others through one, since what is new about them is their words. A file of an
+    interrupted run on the same graphs and set is gone on with.
+    Raises ExportError if `path` is of other graphs, inputs or stages.
+    """
+    digests = {stage: bundle.graph_digest(stage) for stage in stages}
+    before = _before(path, inputs.digest, digests)
+    rest = [
+        (case, count)
+        for case, count in zip(
+            inputs.cases, _steps(inputs.cases, sampled=sampled, steps=steps), strict=True
+        )
+        if before is None or case.name not in before.done
+    ]
+    if before is not None and not rest:
+        progress(f"ranges: {path.name} has all {len(before.done)} cases")
+        return before
+    observer = Observer(bundle, stages)
+    done = list(before.done) if before is not None else []
+    found: list[Ranges] = []
+
+    def run() -> None:
+        with Session(bundle.directory, engine=observer.engine, allow_uncertified=True) as session:
+            for case, count in rest:
+                progress(f"observing {case.name} ({len(done) + 1} of {len(inputs.cases)})")
+                run_case(session, case, plan=f"euler-{count}", cfg_scale=cfg_scale)
+                done.append(case.name)
+                layers = _merged(None if before is None else before.layers, observer.seen())
+                now = Ranges(layers=layers, inputs=inputs.digest, graphs=digests, done=tuple(done))
+                now.write(path)
+                found[:] = [now]
+
+    observer.watch(run)
+    return found[0]
+
+
+def _steps(cases: Sequence[Case], *, sampled: int, steps: int) -> Iterator[int]:
+    """How many steps each case is sampled in."""
+    met: dict[str, int] = {}
+    for i, case in enumerate(cases):
+        met[case.task] = met.get(case.task, 0) + 1
+        yield steps + i % 5 if met[case.task] <= sampled else 1
+
+
+def _before(path: Path, inputs: str, graphs: Mapping[str, str]) -> Ranges | None:
+    if not path.exists():
+        return None
+    before = Ranges.read(path)
+    if before.graphs != graphs:
+        raise ExportError(
+            f"{path} was observed on other graphs than this bundle's: remove it, or give another"
+        )
+    if before.inputs != inputs:
+        raise ExportError(f"{path} was observed on other inputs: remove it, or give another")
+    return before
+
+
+def _merged(
+    before: Mapping[str, Mapping[str, LayerRange]] | None,
+    now: Mapping[str, Mapping[str, LayerRange]],
+) -> dict[str, dict[str, LayerRange]]:
+    """Ranges of an interrupted run and of this one."""
+    if before is None:
+        return {stage: dict(layers) for stage, layers in now.items()}
+    merged = {stage: dict(layers) for stage, layers in before.items()}
+    for stage, layers in now.items():
+        own = merged.setdefault(stage, {})
+        for name, layer in layers.items():
+            own[name] = _joined([own[name], layer] if name in own else [layer])
+    return merged
+
+
+def _joined(parts: Sequence[LayerRange]) -> LayerRange:
+    rows = np.concatenate([part.rows for part in parts])
+    step = -(-len(rows) // _ROWS)
+    return LayerRange(
+        channel_max=np.max([part.channel_max for part in parts], axis=0),
+        rows=rows[::step],
+        output_max=max(part.output_max for part in parts),
+    )

@@ -1,0 +1,240 @@
+"""Unrounded bundle → quantised bundle: observe, choose, write, certify."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import omni_rt
+from omni_rt.bundle import Bundle
+from omni_rt.calibration.certificate import Certification, certify
+from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.graph_writer import StageGraph
+from omni_rt.calibration.inputs import CalibrationSet, calibration_set
+from omni_rt.calibration.observe import observe
+from omni_rt.calibration.recipes import Recipes, make_recipes
+from omni_rt.calibration.recording import Recorder
+from omni_rt.calibration.search import Search, search
+from omni_rt.calibration.trajectories import run_case
+from omni_rt.certificate_page import certificate_page
+from omni_rt.errors import ExportError
+from omni_rt.export.pack import list_files, new_directory
+from omni_rt.export.weight_file import WeightFile
+from omni_rt.manifest import GraphSpec, Manifest, write_manifest
+from omni_rt.report_page import write_page
+from omni_rt.session import Session
+from omni_rt.targets import Target, target_named
+
+Progress = Callable[[str], None]
+
+_HELD_OUT_SEED = 1 << 20  # added to the seed of the observed cases: the certificate's are others
+_ROOM_BYTES = 1 << 26
+_SHOWN = 6  # sounds on the page
+_SEARCHED_CALLS = 4  # of the step, for each task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantiseOptions:
+    """What to round, for what, from what."""
+
+    bundle: Path
+    out: Path
+    target: str = "cpu"
+    per_task: int = 16  # observed cases of each task: most for their words
+    sampled: int = 4  # of these, so many through all steps
+    steps: int = 12  # of each such trajectory, and up to four more
+    cfg_scale: float = 7.0
+    seed: int = 0
+    audio: Path | None = None  # the user's sounds instead of procedural ones
+    ranges: Path | None = None  # where observed ranges are kept; beside `out` if not given
+    keep: tuple[str, ...] = ()  # groups, by their first matrix, that stay in high precision
+    budget: float | None = None  # most relative L2 of the guided velocity; None: round everything
+    certify_steps: int = 100
+    overwrite: bool = False
+
+
+def quantise_bundle(options: QuantiseOptions, *, progress: Progress = lambda _: None) -> Path:
+    """Make the bundle `options.out`. Returns its path.
+
+    Raises ExportError for a bundle that is quantised already, inputs of no use, activations that
+    are not finite and a full disk; RequestError for an unknown target. Observed ranges stay in
+    `options.ranges` whatever happens, and another run goes on with them.
+    """
+    bundle = Bundle.open(options.bundle)
+    check_unrounded_bundle(bundle)
+    target_named(options.target)
+    with TemporaryDirectory() as films:
+        inputs = observed_inputs(bundle, options, Path(films) / "observed")
+        certified = replace(options, seed=options.seed + _HELD_OUT_SEED, per_task=1)
+        held_out = observed_inputs(bundle, certified, Path(films) / "held_out")
+        for task, reason in inputs.left_out.items():
+            progress(f"without {task}: {reason}")
+        return round_bundle(bundle, inputs, held_out, options, progress=progress)
+
+
+def round_bundle(
+    bundle: Bundle,
+    inputs: CalibrationSet,
+    held_out: CalibrationSet,
+    options: QuantiseOptions,
+    *,
+    progress: Progress = lambda _: None,
+) -> Path:
+    """Make `options.out` from ranges observed on `inputs`, certified on `held_out`.
+
+    Its certificate is also a page beside it, `OUT.report.html`, with some sounds' spectrograms.
+    """
+    target = target_named(options.target)
+    recipes = choose_recipes(bundle, inputs, options, progress=progress)
+    sensitivity: dict[str, float] = {}
+    if options.budget is not None:
+        found = _searched(bundle, recipes, inputs, options, options.budget, progress)
+        sensitivity = {s.group: s.error for s in found.sensitivities}
+        options = replace(options, keep=(*options.keep, *found.assignment.kept))
+        recipes = choose_recipes(bundle, inputs, options, progress=progress)
+    needed = _ROOM_BYTES + sum(f.size_bytes for f in bundle.manifest.files.values())
+    with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
+        write_rounded(draft, bundle, target, recipes, progress)
+        certification = Certification(
+            source=bundle,
+            target=target,
+            recipes=recipes,
+            inputs=inputs.digest,
+            cases=held_out.cases,
+            steps=options.certify_steps,
+            cfg_scale=options.cfg_scale,
+            sensitivity=sensitivity,
+        )
+        pairs = certify(draft, certification, progress)
+    page = certificate_page(Bundle.open(options.out), pairs[:_SHOWN])
+    write_page(page, options.out.with_name(f"{options.out.name}.report.html"))
+    return options.out
+
+
+def choose_recipes(
+    bundle: Bundle, inputs: CalibrationSet, options: QuantiseOptions, *, progress: Progress
+) -> Recipes:
+    """How every stage is to be rounded, from what is observed on `inputs`."""
+    formats = _formats(bundle, target_named(options.target))
+    ranges = observe(
+        bundle,
+        inputs,
+        [stage for stage in formats if stage != "thinker_embed"],  # looked up, never multiplied
+        path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
+        sampled=options.sampled,
+        steps=options.steps,
+        cfg_scale=options.cfg_scale,
+        progress=progress,
+    )
+    return make_recipes(bundle, formats, ranges, keep=options.keep, progress=progress)
+
+
+def _searched(
+    bundle: Bundle,
+    recipes: Recipes,
+    inputs: CalibrationSet,
+    options: QuantiseOptions,
+    budget: float,
+    progress: Progress,
+) -> Search:
+    """Which groups of the step's matrices to keep, judged on one case of every task."""
+    recipe = recipes.by_stage["dit_step"]
+    if recipe.format is None:
+        raise ExportError(f"target {options.target} rounds nothing of dit_step: no budget applies")
+    recorder = Recorder(
+        bundle, {s: r.folds for s, r in recipes.by_stage.items()}, most=_SEARCHED_CALLS
+    )
+    cases = {case.task: case for case in inputs.cases if case.request is not None}
+    with Session(bundle.directory, engine=recorder.engine, allow_uncertified=True) as session:
+        for case in cases.values():
+            progress(f"recording {case.name}")
+            recorder.case = case.name
+            run_case(session, case, plan=f"euler-{options.steps}", cfg_scale=options.cfg_scale)
+    return search(
+        recorder.stage("dit_step"),
+        recipes.smoothings["dit_step"],
+        recorder.calls("dit_step"),
+        recipe.format,
+        budget=budget,
+        cfg_scale=options.cfg_scale,
+        progress=progress,
+    )
+
+
+def check_unrounded_bundle(bundle: Bundle) -> None:
+    """Raise ExportError for a bundle with rounded graphs."""
+    rounded = [name for name, graph in bundle.manifest.graphs.items() if graph.precision != "fp32"]
+    if rounded:
+        raise ExportError(
+            f"this bundle is quantised already ({', '.join(rounded)}): start from the fp32 one"
+        )
+
+
+def _formats(bundle: Bundle, target: Target) -> dict[str, FormatName]:
+    return {s: f for s, f in target.formats.items() if s in bundle.manifest.graphs}
+
+
+def observed_inputs(bundle: Bundle, options: QuantiseOptions, folder: Path) -> CalibrationSet:
+    """The cases that these options observe; videos are written into `folder`."""
+    return calibration_set(
+        bundle.manifest.dims,
+        bundle.manifest.graphs,
+        per_task=options.per_task,
+        seed=options.seed,
+        audio=options.audio,
+        folder=folder,
+    )
+
+
+def write_rounded(
+    draft: Path, bundle: Bundle, target: Target, recipes: Recipes, progress: Progress
+) -> Manifest:
+    """Write every graph anew and copy the rest. Returns the manifest so far, uncertified."""
+    _copy(bundle, draft, keep=lambda path: not path.startswith(("graphs/", "parity/")))
+    (draft / "graphs").mkdir()
+    data = {p for graph in bundle.manifest.graphs.values() for p in graph.data}
+    files = {path: WeightFile(draft / path) for path in sorted(data)}
+    graphs = {}
+    try:
+        for stage, spec in bundle.manifest.graphs.items():
+            progress(f"graph {stage}")
+            recipe = recipes.by_stage[stage]
+            StageGraph(bundle, stage).write(recipe, files[spec.data[0]])
+            graphs[stage] = _spec(spec, recipes, stage)
+    finally:
+        for file in files.values():
+            file.close()
+    manifest = replace(
+        bundle.manifest,
+        graphs=graphs,
+        parity={},
+        files=list_files(draft),
+        certificate=None,
+        provenance={
+            **bundle.manifest.provenance,
+            "quantised": {"omni_rt": omni_rt.__version__, "target": target.name},
+        },
+    )
+    write_manifest(manifest, draft)
+    return manifest
+
+
+def _spec(spec: GraphSpec, recipes: Recipes, stage: str) -> GraphSpec:
+    recipe = recipes.by_stage[stage]
+    if recipe.format is None:
+        return replace(spec, fold_id=recipe.fold_id)
+    return replace(
+        spec,
+        fold_id=recipe.fold_id,
+        precision=FORMATS[recipe.format.name].precision,
+        opset=max(recipe.format.opset, spec.opset),
+    )
+
+
+def _copy(bundle: Bundle, draft: Path, *, keep: Callable[[str], bool]) -> None:
+    for path in filter(keep, bundle.manifest.files):
+        (draft / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path(path), draft / path)

@@ -1,0 +1,90 @@
+"""What was observed of the activations that matrices read: one set of numbers for every format."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omni_rt.errors import ExportError
+from omni_rt.whole_file import draft_of
+
+Floats = NDArray[np.float32]
+_FACTS = "facts"
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRange:
+    """Of one matrix [N, K]: the activation it reads, and how large its output became."""
+
+    channel_max: Floats  # [K], largest absolute value of each channel
+    rows: Floats  # [n, K], a sample over cases, times and tokens
+    output_max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """Observed layers by stage and weight name, and what they were observed on."""
+
+    layers: Mapping[str, Mapping[str, LayerRange]]
+    inputs: str  # digest of the calibration set
+    graphs: Mapping[str, str]  # stage → digest of the graph
+    done: tuple[str, ...]  # names of the cases
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all. Raises RequestError if the disk refuses."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        for stage, layers in self.layers.items():
+            for name, layer in layers.items():
+                arrays[f"{stage}/{name}/max"] = layer.channel_max
+                arrays[f"{stage}/{name}/rows"] = layer.rows
+                arrays[f"{stage}/{name}/output"] = np.array(layer.output_max, np.float32)
+        facts = {"inputs": self.inputs, "graphs": dict(self.graphs), "done": self.done}
+        arrays[_FACTS] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        with draft_of(path) as draft, draft.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def read(cls, path: Path) -> Ranges:
+        """A file of observed ranges. Raises ExportError if it is none."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = dict(arrays)
+            facts = json.loads(found.pop(_FACTS).tobytes())
+            return cls(
+                layers=_layers(found),
+                inputs=facts["inputs"],
+                graphs=facts["graphs"],
+                done=tuple(facts["done"]),
+            )
+        except _DAMAGED as error:
+            raise ExportError(f"{path} holds no observed ranges: {error}") from error
+
+
+def _layers(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, dict[str, LayerRange]]:
+    layers: dict[str, dict[str, LayerRange]] = {}
+    for key in arrays:
+        stem, _, leaf = key.rpartition("/")
+        if leaf == "max":
+            stage, _, name = stem.partition("/")
+            layers.setdefault(stage, {})[name] = LayerRange(
+                channel_max=np.asarray(arrays[key], np.float32),
+                rows=np.asarray(arrays[stem + "/rows"], np.float32),
+                output_max=float(arrays[stem + "/output"]),
+            )
+    return layers

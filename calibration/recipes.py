@@ -1,0 +1,148 @@
+"""What was observed → how every stage is rounded: which matrices, with which factors and scales."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from omni_rt.bundle import Bundle
+from omni_rt.calibration.attention import attention_sizes
+from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.graph_writer import Recipe, StageGraph
+from omni_rt.calibration.groups import Group, groups_of
+from omni_rt.calibration.ranges import LayerRange, Ranges
+from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
+from omni_rt.errors import ExportError
+from omni_rt.export.checkpoint import LazyTensor
+
+Progress = Callable[[str], None]
+
+# Keys and values of `context` are divided by what `dit_step` multiplies: they are folded together.
+_FOLDED_TOGETHER = ("context", "dit_step")
+# Layers of one language model: with the same rounded weights they share a file. What answers has
+# all the layers, so its choices come first.
+_SAME_WEIGHTS = ("thinker_lm", "thinker_cond")
+
+# Blocks and the head; the first and last projections and the timestep's path stay as they are.
+_ROUNDED = re.compile(r"\.(layers|blocks)\.\d+\.|\.lm_head\.|\.merger\.mlp\.")
+
+
+def is_rounded(name: str) -> bool:
+    """Whether a matrix of this name is one that a format applies to."""
+    return _ROUNDED.search(name) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipes:
+    """A recipe for every stage of a bundle, and what went into them."""
+
+    by_stage: Mapping[str, Recipe]
+    smoothings: Mapping[str, tuple[Smoothing, ...]]  # by stage
+    kept: tuple[str, ...]  # matrices of the blocks that are not rounded
+
+
+def families(stages: Collection[str], formats: Mapping[str, FormatName]) -> list[tuple[str, ...]]:
+    """Stages that are folded together, in the order in which factors are chosen."""
+    sets = [_FOLDED_TOGETHER]
+    chosen = {formats.get(stage) for stage in _SAME_WEIGHTS}
+    if len(chosen) == 1 and None not in chosen and _weights_only(chosen):
+        sets.append(_SAME_WEIGHTS)
+    together = [tuple(stage for stage in own if stage in stages) for own in sets]
+    taken = {stage for own in together for stage in own}
+    alone = [(stage,) for stage in stages if stage not in taken]
+    return [own for own in together if own] + alone
+
+
+def _weights_only(formats: Collection[FormatName | None]) -> bool:
+    return all(name is not None and FORMATS[name].activation is None for name in formats)
+
+
+def make_recipes(
+    bundle: Bundle,
+    formats: Mapping[str, FormatName],
+    ranges: Ranges,
+    *,
+    keep: Collection[str] = (),
+    progress: Progress,
+) -> Recipes:
+    """Choose factors and scales for every stage.
+
+    Matrices in `keep` are not rounded, nor are those that read the same activation.
+    Raises ExportError for a matrix that was never observed, and for one in `keep` that is in none
+    of the groups.
+    """
+    recipes: dict[str, Recipe] = {}
+    unknown = set(keep)
+    chosen: dict[str, tuple[Smoothing, ...]] = {}
+    for family in families(bundle.manifest.graphs, formats):
+        graphs = {stage: StageGraph(bundle, stage) for stage in family}
+        tensors = {n: t for graph in graphs.values() for n, t in graph.tensors.items()}
+        known: dict[tuple[str, ...], Smoothing] = {}
+        for stage, graph in graphs.items():
+            if stage in formats and stage in ranges.layers:
+                progress(f"factors of {stage}")
+                layers, format = ranges.layers[stage], FORMATS[formats[stage]]
+                for group in _groups(bundle, graph, tensors):
+                    unknown.difference_update(group.matrices)
+                    if group.matrices not in known and not set(keep) & set(group.matrices):
+                        seen = _seen(layers, group.matrices, stage)
+                        weights = [tensors[name].float32() for name in group.matrices]
+                        known[group.matrices] = smoothed(group, seen, weights, format)
+                chosen[stage] = tuple(known[n] for n in graph.groups() if n in known)
+        folds = Folds(s for stage in family for s in chosen.get(stage, ()))
+        for stage in family:
+            recipes[stage] = Recipe(
+                format=FORMATS[formats[stage]] if stage in formats else None,
+                smoothings=by_matrix(chosen.get(stage, ())),
+                folds=folds,
+                fold_id=_fold_id(folds) if stage in _FOLDED_TOGETHER else "fp32",
+                attention=_attention(stage, formats, ranges, chosen.get(stage, ())),
+            )
+    if unknown:
+        raise ExportError(f"cannot keep {', '.join(sorted(unknown))}: no such matrix is rounded")
+    return Recipes(by_stage=recipes, smoothings=chosen, kept=tuple(sorted(keep)))
+
+
+def _attention(
+    stage: str,
+    formats: Mapping[str, FormatName],
+    ranges: Ranges,
+    smoothings: Sequence[Smoothing],
+) -> Mapping[str, float]:
+    """Sizes for the step's attention in FP8. In 8-bit integers it would not stay fused."""
+    if stage != "dit_step" or formats.get(stage) != "fp8":
+        return {}
+    context = ranges.layers.get("context", {})
+    return attention_sizes(ranges.layers[stage], context, by_matrix(smoothings))
+
+
+def _groups(
+    bundle: Bundle, graph: StageGraph, tensors: Mapping[str, LazyTensor]
+) -> tuple[Group, ...]:
+    thinker = bundle.manifest.dims.thinker
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    wanted = [names for names in graph.groups() if is_rounded(names[0])]
+    return groups_of(wanted, shapes, head_width=None if thinker is None else thinker.head_width)
+
+
+def _seen(layers: Mapping[str, LayerRange], matrices: Sequence[str], stage: str) -> LayerRange:
+    """The range of what these matrices read. Raises ExportError if it is of no use."""
+    own = layers.get(matrices[0])
+    if own is None:
+        raise ExportError(
+            f"calibration: {stage} never ran with {matrices[0]}: "
+            "the inputs lack a task that uses it"
+        )
+    if not own.channel_max.any():
+        raise ExportError(f"calibration: all that {matrices[0]} read was 0: silent inputs?")
+    return own
+
+
+def _fold_id(folds: Folds) -> str:
+    """A digest of the factors: graphs that were folded differently do not belong together."""
+    digest = hashlib.sha256()
+    for name, factor in folds.factors():
+        digest.update(name.encode() + factor.numpy().tobytes())
+    return "smooth-" + digest.hexdigest()[:12] if folds.names else "fp32"

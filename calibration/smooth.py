@@ -1,0 +1,147 @@
+"""SmoothQuant and AWQ: the factor of each channel that makes rounding hurt least, and its folding.
+
+Of an activation with channel sizes a and its matrices' column sizes w, s = a^α / w^(1−α)
+(SmoothQuant, arXiv:2211.10438, eq. 4), or a^α where only the matrices are rounded (AWQ,
+arXiv:2306.00978, eq. 5).
+α is searched: the one whose rounded product is nearest to the exact one on observed rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omni_rt.calibration.formats import Format
+from omni_rt.calibration.groups import Group
+from omni_rt.calibration.ranges import LayerRange
+from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
+
+_ALPHAS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+_LEAST = 1e-5  # of a channel's size: dead channels have a factor too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothing:
+    """What was chosen for a group."""
+
+    group: Group
+    factor: Tensor  # [K]: columns are multiplied by it, the activation's makers divided
+    alpha: float | None  # None: nothing to fold into, or nothing gained
+    largest: float  # absolute value of the activation, after the division
+    importance: Tensor  # [K], mean square of each of its channels, after the division
+    error: float  # relative L2 of the group's products on the observed rows
+
+
+def smoothed(
+    group: Group, seen: LayerRange, weights: Sequence[Tensor], format: Format
+) -> Smoothing:
+    """The best of several α for a group whose matrices are `weights` [N, K]."""
+    rows = torch.from_numpy(seen.rows)
+    channel_max = torch.from_numpy(seen.channel_max)
+    exact = [rows @ weight.T for weight in weights]
+    one = torch.ones_like(channel_max)
+    tried = [_tried(group, None, one, channel_max, rows, weights, exact, format)]
+    if group.divided:
+        sizes = channel_max if format.activation is not None else rows.abs().mean(0)
+        columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
+        for alpha in _ALPHAS:
+            factor = _factor(group, sizes, columns, alpha, both=format.activation is not None)
+            tried.append(_tried(group, alpha, factor, channel_max, rows, weights, exact, format))
+    return min(tried, key=lambda smoothing: smoothing.error)
+
+
+def _factor(group: Group, sizes: Tensor, columns: Tensor, alpha: float, *, both: bool) -> Tensor:
+    """A factor per channel, of geometric mean 1."""
+    sizes, columns = _tied(group, sizes).clamp(min=_LEAST), _tied(group, columns).clamp(min=_LEAST)
+    factor = sizes**alpha / columns ** (1 - alpha) if both else sizes**alpha
+    return factor / factor.log().mean().exp()
+
+
+def _tied(group: Group, sizes: Tensor) -> Tensor:
+    """The same size for channels that one row of the makers' matrix makes."""
+    if group.shared_by == 1:
+        return sizes
+    heads = sizes.unflatten(0, (-1, group.shared_by, group.head_width))
+    return heads.amax(1, keepdim=True).expand_as(heads).flatten()
+
+
+def _tried(
+    group: Group,
+    alpha: float | None,
+    factor: Tensor,
+    channel_max: Tensor,
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    format: Format,
+) -> Smoothing:
+    largest = float((channel_max / factor).max())
+    x = rounded_activation(rows / factor, largest, format)
+    importance = (rows / factor).square().mean(0)
+    error = size = 0.0
+    for weight, product in zip(weights, exact, strict=True):
+        rounded = rounded_matrix(weight * factor, format, importance=importance).dequantised()
+        error += float((x @ rounded.T - product).square().sum())
+        size += float(product.square().sum())
+    return Smoothing(
+        group=group,
+        factor=factor,
+        alpha=alpha,
+        largest=largest,
+        importance=importance,
+        error=(error / max(size, 1e-30)) ** 0.5,
+    )
+
+
+class Folds:
+    """All factors of graphs that belong together, applied to their weights. Exact algebra."""
+
+    def __init__(self, smoothings: Iterable[Smoothing]) -> None:
+        self._columns: dict[str, Tensor] = {}
+        self._rows: dict[str, Tensor] = {}
+        for smoothing in smoothings:
+            if smoothing.alpha is None:
+                continue
+            group = smoothing.group
+            for matrix in group.matrices:
+                self._columns[matrix] = smoothing.factor
+            for maker in group.divided:
+                self._rows[maker] = _maker_factor(group, smoothing.factor)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Tensors that change."""
+        return frozenset(self._columns.keys() | self._rows.keys())
+
+    def factors(self) -> Iterator[tuple[str, Tensor]]:
+        """All factors, by the tensor and axis that they change, in a stated order."""
+        for axis, factors in (("columns", self._columns), ("rows", self._rows)):
+            for name in sorted(factors):
+                yield f"{name}/{axis}", factors[name]
+
+    def folded(self, name: str, value: Tensor) -> Tensor:
+        """A weight with its factors: a matrix [N, K], or a vector, also as [1, 1, N]."""
+        columns, rows = self._columns.get(name), self._rows.get(name)
+        if columns is not None:
+            value = value * columns
+        if rows is not None:
+            is_vector = value.numel() == value.shape[-1]
+            divided = value.reshape(-1).clone() if is_vector else value.clone()
+            divided[: len(rows)] /= rows if is_vector else rows[:, None]
+            value = divided.reshape(value.shape)
+        return value
+
+
+def _maker_factor(group: Group, factor: Tensor) -> Tensor:
+    """The factor of the makers' rows: heads that share them have the same one."""
+    if group.shared_by == 1:
+        return factor
+    return factor.unflatten(0, (-1, group.shared_by, group.head_width))[:, 0].flatten()
+
+
+def by_matrix(smoothings: Iterable[Smoothing]) -> Mapping[str, Smoothing]:
+    """Smoothings by each of their matrices."""
+    return {matrix: s for s in smoothings for matrix in s.group.matrices}

@@ -1,0 +1,81 @@
+"""A stage as a torch module behind the runtime's `Engine` protocol: the reference, and what
+calibration observes. Offered to the runtime through the entry-point group `omni_rt.engines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from omni_rt.bundle import Bundle
+from omni_rt.engines import Array
+from omni_rt.engines.checks import check_arrays, check_buffers
+from omni_rt.errors import EngineError
+from omni_rt.export.graphs import Stage
+from omni_rt.export.reference.from_bundle import sizes_of, stage_of
+from omni_rt.manifest import TensorSpec
+
+
+def load_engine(bundle: Bundle, stage: str, threads: int | None) -> TorchEngine:
+    """A stage of an unrounded bundle in fp32 on the CPU. Torch's threads are the process's."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchEngine(stage_of(bundle, stage, sizes_of(bundle)))
+
+
+class TorchEngine:
+    """A stage's module, run as it is: hooks and replaced layers take part."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        return self.stage.ports.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        return self.stage.ports.outputs
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once; outputs by name. Raises EngineError for other inputs, or if the module does."""
+        check_arrays(self.stage.name, self.inputs, inputs)
+        arrays = [np.require(inputs[port.name], requirements=["C", "W"]) for port in self.inputs]
+        tensors = [torch.from_numpy(array) for array in arrays]
+        try:
+            with torch.inference_mode():
+                made = self.stage.module(*self.stage.arguments(tensors))
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise EngineError(f"{self.stage.name}: {_line(error)}") from error
+        values = made if isinstance(made, tuple) else (made,)
+        return {p.name: v.numpy() for p, v in zip(self.outputs, values, strict=True)}
+
+    def bind(self, buffers: Mapping[str, Array]) -> TorchBinding:
+        """Fix every input and output to a C-contiguous, writable buffer."""
+        check_buffers(self.stage.name, (*self.inputs, *self.outputs), buffers)
+        return TorchBinding(self, buffers)
+
+
+class TorchBinding:
+    """An engine with fixed buffers."""
+
+    def __init__(self, engine: TorchEngine, buffers: Mapping[str, Array]) -> None:
+        self._engine, self._buffers = engine, dict(buffers)
+
+    def enqueue(self) -> None:
+        """Run from and into the bound buffers."""
+        inputs = {port.name: self._buffers[port.name] for port in self._engine.inputs}
+        for name, value in self._engine.run(**inputs).items():
+            buffer = self._buffers[name]
+            if buffer.shape != value.shape:
+                raise EngineError(
+                    f"{self._engine.stage.name}: buffer {name} must be {list(value.shape)}, "
+                    f"got {list(buffer.shape)}"
+                )
+            buffer[...] = value
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

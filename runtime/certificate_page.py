@@ -1,0 +1,149 @@
+"""A bundle's certificate as a page: what was measured, its bounds, and what it sounds like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omni_rt import report_page as html
+from omni_rt.audio import Audio
+from omni_rt.bundle import Bundle
+from omni_rt.certificate_rounding import footnote, rounding_sections
+from omni_rt.errors import BundleError
+from omni_rt.manifest import Certificate, Manifest, Measurement
+from omni_rt.report_page import Html
+from omni_rt.svg_plots import bar_chart, spectrogram_plot
+
+Pairs = Sequence[tuple[str, Audio, Audio]]
+
+
+def certificate_page(bundle: Bundle, pairs: Pairs = ()) -> str:
+    """The page of a bundle's parity certificate, as HTML.
+
+    pairs: name, the sound of the unrounded model or reference, this bundle's. A bundle without a
+    certificate has a page too, which says so.
+    """
+    manifest = bundle.manifest
+    parts = [*_summary(bundle), *_sizes(manifest)]
+    certificate = manifest.certificate
+    if certificate is not None:
+        origins: list[str] = []
+        parts += _measurements(certificate, origins)
+        if certificate.rounding is not None:
+            parts += rounding_sections(certificate.rounding, origins)
+        parts += [html.heading("Where the bounds come from"), html.listing(origins, numbered=True)]
+    parts += spectrograms(pairs, "unrounded", "this bundle")
+    return html.page(_title(manifest), parts)
+
+
+def spectrograms(pairs: Pairs, first: str, second: str) -> list[Html]:
+    """A section with the spectrograms of every pair; nothing if there is none."""
+    if not pairs:
+        return []
+    figures = [
+        html.figure(
+            spectrogram_plot({first: one, second: other}, title=f"Spectrograms: {name}"),
+            caption=name,
+        )
+        for name, one, other in pairs
+    ]
+    words = "Brightness is alike in both of a pair; 60 dB below the loudest piece it is dark."
+    return [html.heading("Sound"), html.paragraph(words), *figures]
+
+
+def _title(manifest: Manifest) -> str:
+    rounding = None if manifest.certificate is None else manifest.certificate.rounding
+    target = "" if rounding is None else f" for {rounding.target}"
+    return f"{manifest.name}{target}: parity certificate"
+
+
+def _summary(bundle: Bundle) -> list[Html]:
+    manifest, certificate = bundle.manifest, bundle.manifest.certificate
+    dims = manifest.dims
+    try:
+        bundle.require_certificate()
+        verdict = html.mark(True, good="certified:")
+        state = (
+            "everything that was measured is within its bound, and the files are the measured ones."
+        )
+    except BundleError as error:
+        verdict, state = html.mark(False, bad="not certified:"), f"{str(error).split(';')[0]}."
+    facts = [
+        f"id {bundle.id}; weights: {manifest.weights_licence}",
+        f"transformer {dims.width} wide, {dims.depth} deep, {dims.heads} heads; "
+        f"{dims.clip_samples / dims.sample_rate_hz:.2f} s at {dims.sample_rate_hz} Hz, "
+        f"{dims.audio_channels} channels",
+        f"made by omni_rt {manifest.provenance.get('omni_rt', '(unknown)')}; "
+        f"default plan {manifest.default_plan}",
+    ]
+    if certificate is not None:
+        facts.append(f"measured against {certificate.reference}, run by {certificate.library}")
+        rounding = certificate.rounding
+        if rounding is None:
+            facts.append("nothing is rounded")
+        else:
+            facts.append(
+                f"rounded for target {rounding.target} from bundle {rounding.source}; "
+                f"ranges observed on inputs {rounding.inputs}"
+            )
+    return [
+        html.heading(_title(manifest), level=1),
+        html.paragraph(verdict, state),
+        html.listing(facts),
+    ]
+
+
+def _sizes(manifest: Manifest) -> list[Html]:
+    sizes = {
+        stage: sum(manifest.files[path].size_bytes for path in (graph.path, *graph.data)) / 1e6
+        for stage, graph in manifest.graphs.items()
+    }
+    total = sum(spec.size_bytes for spec in manifest.files.values()) / 1e6
+    rows = [
+        (stage, manifest.graphs[stage].precision, f"{size:.2f}") for stage, size in sizes.items()
+    ]
+    return [
+        html.heading("Sizes"),
+        html.paragraph(
+            f"{total:.2f} MB on disk in all, with text and parity files. "
+            "Weights that stages share count for each of them."
+        ),
+        html.table(("stage", "precision", "MB"), rows),
+        html.figure(
+            bar_chart(
+                {stage: (size,) for stage, size in sizes.items()},
+                ["graph and weights"],
+                title="Size of every stage in MB",
+                unit="MB",
+                digits=2,
+            ),
+            caption="Graph and weights of every stage.",
+        ),
+    ]
+
+
+def _measurements(certificate: Certificate, origins: list[str]) -> list[Html]:
+    columns = ("output", "rel. L2", "bound", "origin", "cosine", "SNR dB", "max abs", "")
+    measured = {**certificate.stages, **certificate.end_to_end}
+    rows = [_measurement_row(name, m, origins) for name, m in measured.items()]
+    return [
+        html.heading("Parity"),
+        html.paragraph(
+            "Every output beside the reference's on the same inputs: relative L2 is the size of "
+            "the difference over the size of the reference's output."
+        ),
+        html.table(columns, rows),
+    ]
+
+
+def _measurement_row(name: str, m: Measurement, origins: list[str]) -> tuple[str, ...]:
+    snr = "exact" if m.rel_l2 == 0 else "none" if m.snr_db is None else f"{m.snr_db:.1f}"
+    return (
+        name,
+        "0" if m.rel_l2 == 0 else f"{m.rel_l2:.2e}",
+        f"≤ {m.bound_rel_l2:.2g}",
+        footnote(m.origin, origins),
+        f"{m.cosine:.6f}",
+        snr,
+        "0" if m.max_abs == 0 else f"{m.max_abs:.1e}",
+        html.mark(m.passed),
+    )

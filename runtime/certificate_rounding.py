@@ -1,0 +1,135 @@
+"""The part of a certificate's page about rounding: what it changed, and what was spared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from omni_rt import report_page as html
+from omni_rt.manifest import Behaviour, Figure, Rounding
+from omni_rt.report_page import Html
+from omni_rt.svg_plots import bar_chart, line_plot
+
+_MOST_BARS = 24
+
+
+def footnote(origin: str, origins: list[str]) -> str:
+    """The number of an origin in the list below."""
+    if origin not in origins:
+        origins.append(origin)
+    return f"[{origins.index(origin) + 1}]"
+
+
+def rounding_sections(rounding: Rounding, origins: list[str]) -> list[Html]:
+    """Velocity, end to end, behaviour, sensitivity; `origins` collects where bounds come from."""
+    parts = []
+    if rounding.velocity:
+        points = sorted(((v.t, v.rel_l2) for v in rounding.velocity), reverse=True)
+        plot = line_plot(
+            {"velocity": points},
+            title="Error of the velocity over time",
+            x="time t, from noise (1) to latents (0)",
+            y="relative L2",
+            falling=True,
+        )
+        caption = "How far rounding moves the velocity, at states of the unrounded trajectory."
+        parts += [html.heading("Velocity over time"), html.figure(plot, caption=caption)]
+    if rounding.figures:
+        parts += [html.heading("End to end"), _figures(rounding.figures, origins)]
+    if rounding.behaviour:
+        parts += [html.heading("Behaviour"), *_behaviour(rounding.behaviour, origins)]
+    return [*parts, *_spared(rounding)]
+
+
+def _figures(figures: Mapping[str, Figure], origins: list[str]) -> Html:
+    rows = [
+        (
+            name,
+            f"{figure.value:.4g} {figure.unit}".rstrip(),
+            _bound(figure),
+            footnote(figure.origin, origins),
+            html.mark(figure.passed),
+        )
+        for name, figure in figures.items()
+    ]
+    caption = "Latents and sound after whole trajectories, at equal noise."
+    return html.table(("figure", "value", "bound", "origin", ""), rows, caption=caption)
+
+
+def _bound(figure: Figure) -> str:
+    return f"{'≥' if figure.at_least else '≤'} {figure.bound:.4g} {figure.unit}".rstrip()
+
+
+def _behaviour(behaviour: Mapping[str, Behaviour], origins: list[str]) -> list[Html]:
+    columns = ("kind", "n", "without %", "with %", "chance %", "drop, upper 95 %", "bound")
+    shares = {
+        kind: (100 * b.reference, 100 * b.share, 100 * b.chance) for kind, b in behaviour.items()
+    }
+    chart = bar_chart(
+        shares,
+        ["without rounding", "with rounding", "chance"],
+        title="Share of results that are right, in percent",
+        unit="%",
+    )
+    words = (
+        "Is what comes out what was asked for? The same examples and noise, without and with "
+        "rounding; chance is what a guess would reach. The drop is in points, and held to its "
+        "bound by the upper end of its 95 % bootstrap interval."
+    )
+    rows = [_behaviour_row(kind, b, origins) for kind, b in behaviour.items()]
+    return [
+        html.paragraph(words),
+        html.table((*columns, "origin", ""), rows),
+        html.figure(chart, caption="Right results by kind of example."),
+    ]
+
+
+def _behaviour_row(kind: str, b: Behaviour, origins: list[str]) -> tuple[str, ...]:
+    return (
+        kind,
+        str(b.count),
+        *(f"{100 * share:.1f}" for share in (b.reference, b.share, b.chance)),
+        f"{b.drop.value:.2f} {b.drop.unit}".rstrip(),
+        _bound(b.drop),
+        footnote(b.drop.origin, origins),
+        html.mark(b.drop.passed),
+    )
+
+
+def _spared(rounding: Rounding) -> list[Html]:
+    names = rounding.high_precision
+    parts = [html.heading("High precision")]
+    if names:
+        parts.append(html.paragraph(f"{len(names)} of the matrices that could be rounded are not:"))
+        listed = html.listing(html.code(name) for name in names)
+        parts.append(listed if len(names) <= _MOST_BARS else html.details("All of them", listed))
+    else:
+        parts.append(html.paragraph("Every matrix that could be rounded is."))
+    return parts + (_sensitivity(rounding) if rounding.sensitivity else [])
+
+
+def _sensitivity(rounding: Rounding) -> list[Html]:
+    order = sorted(rounding.sensitivity.items(), key=lambda item: item[1], reverse=True)
+    kept = set(rounding.high_precision)
+    rows = [
+        (html.code(name), f"{error:.2e}", "high precision" if name in kept else "rounded")
+        for name, error in order
+    ]
+    chart = bar_chart(
+        {name: (100 * error,) for name, error in order[:_MOST_BARS]},
+        ["error of the velocity if this alone is rounded"],
+        title="Sensitivity of the groups of matrices",
+        unit="%",
+        digits=2,
+    )
+    words = (
+        "Groups of the step's matrices that read one activation, by what rounding each alone does "
+        "to the guided velocity (relative L2); a group has the name of its first matrix."
+    )
+    shown = f"The {len(order[:_MOST_BARS])} most sensitive of {len(order)}."
+    table = html.table(("group", "rel. L2", "now"), rows)
+    return [
+        html.heading("Sensitivity"),
+        html.paragraph(words),
+        html.figure(chart, caption=shown),
+        html.details("All of them", table),
+    ]

@@ -1,0 +1,102 @@
+"""Which library runs a bundle's graphs: chosen by name, or brought along as a function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Protocol
+
+from omni_rt.bundle import Bundle
+from omni_rt.engines import Engine
+from omni_rt.engines.checks import one_line
+from omni_rt.errors import EngineError, RequestError
+
+AUTO, _DEFAULT = "auto", "onnxruntime"
+GROUP = "omni_rt.engines"  # of entry points: name → "module:function", a LoadEngine
+
+# The names are those of the libraries' packages.
+_BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "onnxruntime": ("omni_rt.engines.ort", "pip install onnxruntime"),
+    "openvino": ("omni_rt.engines.openvino", "pip install 'omni_rt[openvino]'"),
+}
+
+
+class LoadEngine(Protocol):
+    """Loads one stage of a bundle."""
+
+    def __call__(self, bundle: Bundle, stage: str, threads: int | None, /) -> Engine:
+        """The stage's engine, on so many threads of the processor (None: all).
+
+        Raises BundleError if the bundle lacks the stage, EngineError if it cannot be loaded.
+        """
+        ...
+
+
+def engine_names() -> tuple[str, ...]:
+    """What `engine_loader` knows by name, installed or not."""
+    return tuple(dict.fromkeys([*_BUILT_IN, *(entry.name for entry in _plug_ins())]))
+
+
+def resolved(name: str) -> str:
+    """The engine that a name stands for: "auto" is ONNX Runtime."""
+    return _DEFAULT if name == AUTO else name
+
+
+def engine_loader(engine: str | LoadEngine) -> LoadEngine:
+    """How an engine loads stages; a function of that kind is returned as it is.
+
+    Raises RequestError for an unknown name, EngineError if its library is not installed.
+    """
+    if callable(engine):
+        return engine
+    if isinstance(engine, str):
+        name = resolved(engine)
+        if name in _BUILT_IN:
+            return _built_in(name)
+        for entry in _plug_ins():
+            if entry.name == name:
+                return _plugged_in(entry)
+    known = ", ".join((AUTO, *engine_names()))
+    raise RequestError(f"engine must be one of {known}, or a function, got {engine!r:.80}")
+
+
+def _plug_ins() -> Iterator[EntryPoint]:
+    return iter(entry_points(group=GROUP))
+
+
+def _built_in(library: str) -> LoadEngine:
+    module, install = _BUILT_IN[library]
+    if find_spec(library) is None:
+        raise EngineError(f"engine {library!r}: {library} is not installed: {install}")
+    load: LoadEngine = import_module(module).load_engine
+    return load
+
+
+def _plugged_in(entry: EntryPoint) -> LoadEngine:
+    try:
+        load = entry.load()
+    except ModuleNotFoundError as error:
+        missing = error.name or "a package"
+        install = _install(entry, missing)
+        raise EngineError(
+            f"engine {entry.name!r}: {missing} is not installed: {install}"
+        ) from error
+    except Exception as error:  # someone else's code
+        raise EngineError(f"engine {entry.name!r} cannot be loaded: {one_line(error)}") from error
+    if not callable(load):
+        raise EngineError(f"engine {entry.name!r}: {entry.value} is no function")
+    found: LoadEngine = load
+    return found
+
+
+def _install(entry: EntryPoint, package: str) -> str:
+    """What to install for a plug-in that lacks a package: its extra with it, or the package."""
+    owner = entry.dist
+    for needed in () if owner is None else owner.requires or ():
+        extra = re.search(r"extra\s*==\s*['\"]([\w.-]+)", needed)
+        if owner and extra and re.match(rf"{re.escape(package)}(?![\w.-])", needed):
+            return f"pip install '{owner.name}[{extra[1]}]'"
+    return f"pip install {package}"

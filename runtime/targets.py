@@ -1,0 +1,116 @@
+"""What a bundle can be rounded for: one row per device, and the bounds of every precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from omni_rt.errors import RequestError
+from omni_rt.manifest import Dims, Precision
+
+StageFormat = Literal["uint8", "int8", "fp8", "int4"]
+
+_ALL_UINT8: Mapping[str, StageFormat] = {
+    "thinker_cond": "uint8",
+    "audio_tower": "uint8",
+    "vision_tower": "uint8",
+    "synchformer": "uint8",
+    "context": "uint8",
+    "dit_step": "uint8",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A device: which format each stage's matrices get. Stages that are not listed keep theirs."""
+
+    name: str
+    library: str
+    formats: Mapping[str, StageFormat]
+    about: str
+
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            name="cpu",
+            library="onnxruntime",
+            formats={**_ALL_UINT8, "thinker_embed": "int8", "thinker_lm": "int4"},
+            about="any processor: 8-bit integers, text decoding with 4-bit weights",
+        ),
+        Target(
+            name="orin",
+            library="tensorrt",
+            formats={
+                **dict.fromkeys(_ALL_UINT8, "int8"),
+                "thinker_embed": "int8",
+                "thinker_cond": "int4",
+                "thinker_lm": "int4",
+            },
+            about="Jetson Orin: 8-bit integers; conditioning and answers share 4-bit weights",
+        ),
+        Target(
+            name="rtx4090",
+            library="tensorrt_rtx",
+            formats={
+                **dict.fromkeys(_ALL_UINT8, "fp8"),
+                "thinker_embed": "int8",
+                "thinker_lm": "int4",
+            },
+            about="sm_89: E4M3; text decoding with 4-bit weights",
+        ),
+        Target(
+            name="rtx5090",
+            library="tensorrt_rtx",
+            formats={
+                **dict.fromkeys(_ALL_UINT8, "fp8"),
+                "thinker_embed": "int8",
+                "thinker_lm": "int4",
+            },
+            about="sm_120: E4M3; text decoding with 4-bit weights",
+        ),
+    )
+}
+
+
+def target_named(name: str) -> Target:
+    """A target by name. Raises RequestError listing them all."""
+    try:
+        return TARGETS[name]
+    except KeyError:
+        raise RequestError(f"unknown target {name!r}: one of {', '.join(TARGETS)}") from None
+
+
+# Relative L2 of a transformer block's output, and where the figure comes from.
+_BLOCK_ERROR: Mapping[Precision, tuple[float, str]] = {
+    "int8": (0.036, "8-bit integers with SmoothQuant: .034 on synthetic weights with outliers"),
+    "fp8": (0.046, "E4M3 with FP8 attention: .0435 on synthetic weights with outliers"),
+    "int4": (0.2, "4-bit weights in blocks of 64: .08 to .11 for a product, four of them in a row"),
+}
+_LARGEST_BOUND = 0.5  # beyond it nothing would be said; what then counts is the end-to-end part
+
+
+def rounded_bound(precision: Precision, stage: str, dims: Dims) -> tuple[float, str] | None:
+    """The bound of a rounded stage's outputs (relative L2) and its origin; None if not rounded.
+
+    Errors of independent blocks add up as the square root of their number.
+    """
+    found = _BLOCK_ERROR.get(precision)
+    if found is None:
+        return None
+    per_block, origin = found
+    depth = _depth(stage, dims)
+    bound = min(per_block * math.sqrt(depth), _LARGEST_BOUND)
+    return bound, f"{origin}; errors of {depth} blocks as independent, at most {_LARGEST_BOUND:g}"
+
+
+def _depth(stage: str, dims: Dims) -> int:
+    thinker = dims.thinker
+    if stage == "dit_step":
+        return dims.depth
+    if stage in ("thinker_cond", "thinker_lm") and thinker is not None:
+        return thinker.layers
+    return 1 if stage in ("context", "thinker_embed") else 4

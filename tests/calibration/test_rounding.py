@@ -1,0 +1,218 @@
+"""Laws of rounding: how far off an element may be, what stays exact, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor
+
+from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.rounding import activation_scale, rounded_activation, rounded_matrix
+from omni_rt.errors import ExportError
+from tests.calibration.small import noise, with_outliers
+
+WEIGHTS: tuple[FormatName, ...] = ("int8", "fp8", "int4")
+ACTIVATIONS: tuple[FormatName, ...] = ("uint8", "int8", "fp8")
+SLACK = 1 + 1e-5  # products and quotients in fp32
+
+
+def matrices() -> list[Tensor]:
+    return [
+        noise(24, 128, seed=1),
+        with_outliers(noise(24, 128, seed=2)),
+        noise(24, 128, seed=3) * torch.logspace(-8, 8, 24)[:, None],
+        torch.rand(24, 128, generator=torch.Generator().manual_seed(4)),  # all of one sign
+        torch.full((3, 64), -0.7),
+    ]
+
+
+def scales(rounded_scale: Tensor, like: Tensor) -> Tensor:
+    """A scale for each element."""
+    if rounded_scale.ndim == 1:
+        return rounded_scale[:, None].expand_as(like)
+    return rounded_scale.repeat_interleave(like.shape[1] // rounded_scale.shape[1], dim=1)
+
+
+@pytest.mark.parametrize("matrix", matrices())
+def test_an_element_in_int8_is_off_by_half_a_scale_at_most(matrix: Tensor) -> None:
+    made = rounded_matrix(matrix, FORMATS["int8"])
+    error = (made.dequantised() - matrix).abs()
+    assert (error <= scales(made.scale, matrix) / 2 * SLACK).all()
+    assert made.values.dtype == torch.int8
+    assert made.values.abs().max() <= 127
+    torch.testing.assert_close(made.scale, matrix.abs().amax(1) / 127)
+
+
+@pytest.mark.parametrize("matrix", matrices())
+def test_an_element_in_int4_is_off_by_half_a_scale_unless_it_is_cut(matrix: Tensor) -> None:
+    made = rounded_matrix(matrix, FORMATS["int4"])
+    unit = scales(made.scale, matrix)
+    error, cut = (made.dequantised() - matrix).abs(), matrix / unit
+    inside = (cut >= -8.5) & (cut <= 7.5)
+    assert (error[inside] <= (unit / 2 * SLACK)[inside]).all()
+    assert made.values.min() >= -8
+    assert made.values.max() <= 7
+    # what is cut is cut to the end of the range, and no block's scale is below 0.7 of its own
+    assert (made.values[~inside].abs() >= 7).all()
+    largest = matrix.unflatten(1, (-1, 64)).abs().amax(2)
+    assert (made.scale >= 0.7 * largest / 7 / SLACK).all()
+    assert (made.scale <= largest / 7 * SLACK).all()
+
+
+@pytest.mark.parametrize("matrix", matrices())
+def test_int4_cuts_a_block_only_where_that_lowers_its_weighted_error(matrix: Tensor) -> None:
+    importance = torch.rand(matrix.shape[1], generator=torch.Generator().manual_seed(9)) ** 4
+    made = rounded_matrix(matrix, FORMATS["int4"], importance=importance)
+    blocks = matrix.unflatten(1, (-1, 64))
+    unit = blocks.abs().amax(2, keepdim=True) / 7
+    plain = ((blocks / unit).round().clamp(-8, 7) * unit).flatten(1)
+
+    def weighted(value: Tensor) -> Tensor:
+        return ((value - matrix).square() * importance).unflatten(1, (-1, 64)).sum(2)
+
+    assert (weighted(made.dequantised()) <= weighted(plain) * SLACK).all()
+
+
+def test_int4_favours_the_columns_that_matter() -> None:
+    matrix, importance = noise(64, 64, seed=5), torch.ones(64)
+    importance[:8] = 1e4
+    plain = rounded_matrix(matrix, FORMATS["int4"]).dequantised() - matrix
+    aimed = rounded_matrix(matrix, FORMATS["int4"], importance=importance).dequantised() - matrix
+    assert aimed[:, :8].norm() < plain[:, :8].norm()
+
+
+@pytest.mark.parametrize("matrix", matrices())
+def test_an_element_in_e4m3_is_off_by_half_its_relative_step(matrix: Tensor) -> None:
+    made = rounded_matrix(matrix, FORMATS["fp8"])
+    error = (made.dequantised() - matrix).abs()
+    # three bits after the point; below 2^-6 of a scale the steps stop shrinking
+    bound = torch.maximum(matrix.abs() * 2.0**-4, scales(made.scale, matrix) * 2.0**-10)
+    assert (error <= bound * SLACK).all()
+    assert made.values.dtype == torch.float8_e4m3fn
+    assert torch.isfinite(made.values.float()).all()
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+@pytest.mark.parametrize("matrix", matrices())
+def test_the_largest_of_a_channel_is_exact(name: FormatName, matrix: Tensor) -> None:
+    made = rounded_matrix(matrix, FORMATS[name]).dequantised()
+    torch.testing.assert_close(made.abs().amax(1), matrix.abs().amax(1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_channels_are_rounded_independently_of_each_other_and_of_their_size(
+    name: FormatName,
+) -> None:
+    matrix = noise(6, 128, seed=7)
+    powers = 2.0 ** torch.tensor([-20.0, -3.0, 0.0, 1.0, 5.0, 30.0])[:, None]
+    plain, scaled = (rounded_matrix(m, FORMATS[name]) for m in (matrix, matrix * powers))
+    assert torch.equal(plain.values.float(), scaled.values.float())
+    assert torch.equal(plain.dequantised() * powers, scaled.dequantised())
+    alone = rounded_matrix(matrix[2:3], FORMATS[name])
+    assert torch.equal(alone.dequantised()[0], plain.dequantised()[2])
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_rounding_is_symmetric(name: FormatName) -> None:
+    matrix = noise(8, 64, seed=8)
+    plus, minus = (rounded_matrix(m, FORMATS[name]).dequantised() for m in (matrix, -matrix))
+    assert torch.equal(plus, -minus)
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_what_is_rounded_already_stays(name: FormatName) -> None:
+    once = rounded_matrix(noise(8, 128, seed=8), FORMATS[name])
+    twice = rounded_matrix(once.dequantised(), FORMATS[name])
+    assert torch.equal(once.values.float(), twice.values.float())
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_zeros_stay_zero(name: FormatName) -> None:
+    matrix = noise(5, 128, seed=6)
+    matrix[1] = 0
+    matrix[:, 3] = 0
+    matrix[2, :64] = 0  # a block of zeros
+    made = rounded_matrix(matrix, FORMATS[name]).dequantised()
+    assert (made[matrix == 0] == 0).all()
+    assert torch.isfinite(made).all()
+    assert not rounded_matrix(torch.zeros(4, 64), FORMATS[name]).dequantised().any()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-11, 1e30])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_extreme_sizes_stay_finite(name: FormatName, size: float) -> None:
+    made = rounded_matrix(size * noise(4, 64), FORMATS[name])
+    assert torch.isfinite(made.scale).all()
+    assert torch.isfinite(made.dequantised()).all()
+
+
+@pytest.mark.parametrize("width", [1, 63, 65, 100])
+def test_blocks_that_do_not_divide_are_refused(width: int) -> None:
+    with pytest.raises(ExportError, match=rf"{width} inputs.*64"):
+        rounded_matrix(noise(4, width), FORMATS["int4"])
+
+
+def quantised_by_onnx(x: np.ndarray, scale: float, name: FormatName) -> np.ndarray:
+    """QuantizeLinear and DequantizeLinear of ONNX Runtime, each by itself."""
+    zero = {
+        "uint8": ir.tensor(np.uint8(128)),
+        "int8": ir.tensor(np.int8(0)),
+        "fp8": ir.tensor(np.zeros((), ir.DataType.FLOAT8E4M3FN.numpy())),
+    }[name]
+    given = ir.Value(name="x", shape=ir.Shape(x.shape), type=ir.TensorType(ir.DataType.FLOAT))
+    parts = [
+        ir.Value(name=n, shape=ir.Shape(()), type=ir.TensorType(t.dtype), const_value=t)
+        for n, t in (("scale", ir.tensor(np.float32(scale))), ("zero", zero))
+    ]
+    quantise = ir.node("QuantizeLinear", [given, *parts])
+    restore = ir.node("DequantizeLinear", [quantise.outputs[0], *parts])
+    out = restore.outputs[0]
+    out.name, out.dtype, out.shape = "y", ir.DataType.FLOAT, given.shape
+    graph = ir.Graph(
+        [given], [out], nodes=[quantise, restore], initializers=parts, opset_imports={"": 20},
+        name="g",
+    )  # fmt: skip
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    made: np.ndarray = session.run(None, {"x": x})[0]
+    return made
+
+
+@pytest.mark.parametrize("largest", [1.0, 3.7, 1e-4])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_worth_what_onnx_makes_of_it_also_beyond_the_range(
+    name: FormatName, largest: float
+) -> None:
+    """Far beyond, too: what was not observed is cut in both alike."""
+    x = torch.cat([largest * noise(4000, seed=2), largest * torch.linspace(-3, 3, 4001)])
+    own = rounded_activation(x, largest, FORMATS[name])
+    theirs = quantised_by_onnx(x.numpy(), activation_scale(largest, FORMATS[name]), name)
+    torch.testing.assert_close(own, torch.from_numpy(theirs), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_within_its_range_is_off_by_half_a_step(name: FormatName) -> None:
+    x, largest = torch.linspace(-2.5, 2.5, 5001), 2.5
+    error = (rounded_activation(x, largest, FORMATS[name]) - x).abs()
+    scale = activation_scale(largest, FORMATS[name])
+    if name == "fp8":
+        assert (error <= torch.maximum(x.abs() * 2.0**-4, torch.tensor(scale * 2.0**-10))).all()
+    else:
+        assert (error <= scale / 2 * SLACK).all()
+    assert scale * FORMATS[name].activation_limit == pytest.approx(largest)
+
+
+def test_a_format_without_activations_leaves_them_alone() -> None:
+    x = noise(10)
+    assert rounded_activation(x, 1.0, FORMATS["int4"]) is x
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_that_was_always_zero_has_a_scale(name: FormatName) -> None:
+    assert activation_scale(0.0, FORMATS[name]) > 0
+    assert not rounded_activation(torch.zeros(3), 0.0, FORMATS[name]).any()

@@ -1,0 +1,281 @@
+"""Laws of the search: within the budget, nothing kept for nothing, and no trace on the modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.groups import Group
+from omni_rt.calibration.recording import Recorded
+from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
+from omni_rt.calibration.search import (
+    Sensitivity,
+    cheapest,
+    guided,
+    rounded,
+    search,
+    sensitivities,
+    velocity_error,
+)
+from omni_rt.calibration.smooth import Smoothing
+from omni_rt.contract import Ports
+from omni_rt.errors import ExportError
+from omni_rt.export.graphs import Stage
+from omni_rt.manifest import TensorSpec
+from omni_rt.metrics import rel_l2
+from tests.calibration.small import noise, smoothing
+
+INT8, WIDTH = FORMATS["uint8"], 64
+CFG = 3.0
+
+
+class Chain(nn.Module):
+    """x [R, 64, L] → v: five matrices in a row on its channels, of different weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(5))
+        self.idle = nn.Linear(WIDTH, WIDTH)  # whose output nobody takes
+        for i, layer in enumerate((*self.layers, self.idle)):
+            layer.weight.data = noise(WIDTH, WIDTH, seed=i) / 8
+            layer.bias.data = noise(WIDTH, seed=i)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2)
+        self.idle(rows)
+        for i, layer in enumerate(self.layers):
+            rows = rows + 4.0**-i * layer(rows).tanh()
+        return rows.transpose(1, 2)
+
+
+def chain() -> Stage:
+    port = {"dtype": "float32", "shape": ("R", WIDTH, "L")}
+    return Stage(
+        name="dit_step",
+        module=Chain(),
+        ports=Ports(
+            inputs=(TensorSpec(name="x", **port),),  # type: ignore[arg-type]
+            outputs=(TensorSpec(name="v", **port),),  # type: ignore[arg-type]
+        ),
+        official_names={"": "model."},
+        examples={},
+        data_file="chain.data",
+    )
+
+
+def choices(width: int = WIDTH) -> list[Smoothing]:
+    names = [f"model.layers.{i}.weight" for i in range(5)] + ["model.idle.weight"]
+    return [
+        smoothing(Group(matrices=(name,), divided=()), torch.ones(width), largest=6.0)
+        for name in names
+    ]
+
+
+def recorded(stage: Stage, *, rows: int = 2) -> list[Recorded]:
+    calls = []
+    for seed in range(3):
+        x = noise(rows, WIDTH, 7, seed=seed)
+        calls.append(Recorded(case="c", arrays={"x": x.numpy(), "v": stage.module(x).numpy()}))
+    return calls
+
+
+def state(stage: Stage) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in stage.module.state_dict().items()}
+
+
+def assert_untouched(stage: Stage, before: dict[str, Tensor]) -> None:
+    for name, value in stage.module.state_dict().items():
+        assert torch.equal(value, before[name])
+    for layer in stage.module.modules():
+        assert not layer._forward_pre_hooks
+
+
+def silent(_: str) -> None:
+    return
+
+
+def found(*errors_and_values: tuple[float, int]) -> list[Sensitivity]:
+    return [
+        Sensitivity(group=f"g{i}", error=error, values=values)
+        for i, (error, values) in enumerate(errors_and_values)
+    ]
+
+
+def together(some: Sequence[Sensitivity]) -> float:
+    return float(np.sqrt(sum(s.error**2 for s in some)))
+
+
+def random_sensitivities(seed: int, count: int) -> list[Sensitivity]:
+    stream = np.random.RandomState(seed)
+    return found(*((stream.rand() ** 3, stream.randint(1, 100)) for _ in range(count)))
+
+
+def test_a_large_budget_keeps_nothing() -> None:
+    own = random_sensitivities(0, 12)
+    assigned = cheapest(own, budget=together(own) * 1.000001)
+    assert assigned.kept == ()
+    assert assigned.predicted == pytest.approx(together(own))
+
+
+def test_no_budget_keeps_everything_that_has_an_error() -> None:
+    own = found((0.1, 5), (0.0, 7), (1e-9, 3))
+    assigned = cheapest(own, budget=0.0)
+    assert set(assigned.kept) == {"g0", "g2"}
+    assert assigned.predicted == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95])
+def test_an_assignment_is_in_budget_and_keeps_nothing_for_nothing(seed: int, share: float) -> None:
+    own = random_sensitivities(seed, 10)
+    budget = share * together(own)
+    assigned = cheapest(own, budget=budget)
+    rest = [s for s in own if s.group not in assigned.kept]
+    assert assigned.predicted == pytest.approx(together(rest))
+    assert assigned.predicted <= budget
+    for one in assigned.kept:
+        more = [*rest, next(s for s in own if s.group == one)]
+        assert together(more) > budget, one
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_assignment_is_not_much_dearer_than_the_best(seed: int) -> None:
+    """Against every assignment; greedy choice is not optimal, but no more than a group off."""
+    own = random_sensitivities(seed, 9)
+    budget = 0.4 * together(own)
+    best = min(
+        sum(s.values for s in kept)
+        for n in range(len(own) + 1)
+        for kept in combinations(own, n)
+        if together([s for s in own if s not in kept]) <= budget
+    )
+    kept = cheapest(own, budget=budget).kept
+    assert best <= sum(s.values for s in own if s.group in kept) <= best + 100
+
+
+def test_one_that_is_enough_alone_is_kept_alone() -> None:
+    """Small groups take more of the error for their size, but do not suffice."""
+    own = found((0.3, 1), (0.3, 1), (1.0, 100))
+    assert cheapest(own, budget=0.5).kept == ("g2",)
+
+
+def test_guidance_weighs_conditional_rows_by_its_scale() -> None:
+    velocity = np.stack([np.full((2, 3), 5.0), np.full((2, 3), 4.0)]).astype(np.float32)
+    assert (guided(velocity, 3.0) == 7.0).all()
+    assert guided(velocity, 3.0).shape == (1, 2, 3)
+
+
+def test_at_scale_one_all_rows_are_conditional() -> None:
+    """The loop then evaluates no others, so three rows are three results."""
+    velocity = noise(3, 2, 4).numpy()
+    assert np.array_equal(guided(velocity, 1.0), velocity)
+
+
+@pytest.mark.parametrize("name", ["uint8", "fp8", "int4"])
+def test_each_group_is_judged_alone_and_the_module_stays_as_it_was(name: FormatName) -> None:
+    stage = chain()
+    calls, before = recorded(stage), state(stage)
+    own = sensitivities(stage, choices(), calls, FORMATS[name], cfg_scale=CFG, progress=silent)
+    assert_untouched(stage, before)
+    assert [s.group for s in own] == [c.group.name for c in choices()]
+    assert all(s.values == WIDTH * WIDTH for s in own)
+    assert own[-1].error == 0  # nobody takes what the idle one makes
+    assert all(s.error > 0 for s in own[:-1])
+    assert own[0].error > own[-2].error  # it counts 256 times as much
+    exact = [guided(call.arrays["v"], CFG) for call in calls]
+    with rounded(stage, choices()[:1], FORMATS[name]):
+        again = velocity_error(stage, calls, exact, cfg_scale=CFG)
+    assert again == own[0].error
+
+
+def test_the_error_of_the_exact_module_is_none() -> None:
+    stage = chain()
+    calls = recorded(stage)
+    exact = [guided(call.arrays["v"], CFG) for call in calls]
+    assert velocity_error(stage, calls, exact, cfg_scale=CFG) < 1e-6
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.5])
+def test_what_a_search_leaves_is_measured_and_in_budget(share: float) -> None:
+    stage = chain()
+    calls, before = recorded(stage), state(stage)
+    exact = [guided(call.arrays["v"], CFG) for call in calls]
+    with rounded(stage, choices(), INT8):
+        everything = velocity_error(stage, calls, exact, cfg_scale=CFG)
+    budget = share * everything
+    result = search(stage, choices(), calls, INT8, budget=budget, cfg_scale=CFG, progress=silent)
+    assert_untouched(stage, before)
+    rest = [c for c in choices() if c.group.name not in result.assignment.kept]
+    with rounded(stage, rest, INT8):
+        measured = velocity_error(stage, calls, exact, cfg_scale=CFG)
+    assert measured == result.measured <= budget
+    assert (result.assignment.kept == ()) == (share > 1)
+    assert "model.idle.weight" not in result.assignment.kept  # its rounding costs nothing
+
+
+def test_a_search_without_guidance_is_one_of_the_conditional_rows() -> None:
+    stage = chain()
+    result = search(
+        stage, choices(), recorded(stage, rows=1), INT8, budget=1.0, cfg_scale=1.0, progress=silent
+    )
+    assert result.assignment.kept == ()
+
+
+def test_a_budget_that_nothing_meets_is_an_error() -> None:
+    stage = chain()
+    before = state(stage)
+    with pytest.raises(ExportError, match="no group of matrices can be rounded"):
+        search(
+            stage, choices()[:-1], recorded(stage), INT8, budget=1e-9, cfg_scale=CFG,
+            progress=silent,
+        )  # fmt: skip
+    assert_untouched(stage, before)
+
+
+def test_rounding_is_undone_whatever_happens() -> None:
+    stage = chain()
+    before = state(stage)
+
+    def interrupted() -> None:
+        with rounded(stage, choices(), INT8):
+            assert not torch.equal(stage.module.layers[0].weight, before["layers.0.weight"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert_untouched(stage, before)
+
+
+def test_rounding_that_fails_half_way_is_undone() -> None:
+    """The first is in blocks of 64 already when the second turns out to have none."""
+    stage = chain()
+    stage.module.layers[1] = nn.Linear(60, WIDTH).requires_grad_(False)
+    before = state(stage)
+    with pytest.raises(ExportError, match="60 inputs"), rounded(stage, choices(), FORMATS["int4"]):
+        raise AssertionError("entered")
+    assert_untouched(stage, before)
+
+
+def test_rounded_modules_read_and_multiply_what_the_graph_will() -> None:
+    stage, x = chain(), 5 * noise(2, WIDTH, 7)
+    layer = stage.module.idle
+    seen: list[Tensor] = []
+    with rounded(stage, choices(), INT8):
+        layer.register_forward_hook(lambda _, given, out: seen.append(out))
+        stage.module(x)
+    rows = rounded_activation(x.transpose(1, 2), 6.0, INT8)
+    wanted = rows @ rounded_matrix(layer.weight, INT8).dequantised().T + layer.bias
+    assert rel_l2(seen[0], wanted) < 1e-6
+
+
+def test_an_unknown_matrix_is_no_silent_success() -> None:
+    own = smoothing(Group(matrices=("model.none.weight",), divided=()), torch.ones(WIDTH))
+    with pytest.raises(AssertionError), rounded(chain(), [own], INT8):
+        pass
