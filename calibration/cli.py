@@ -147,6 +147,8 @@ def sizes(
 ) -> None:
     """How large a model of this configuration would be, computed from shapes alone.
 
+    What is not rounded is counted as `omni-rt export --weights half` stores it.
+
     omni-rt sizes --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json --target orin
     """
     with terminal.errors_reported():

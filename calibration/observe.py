@@ -178,7 +178,8 @@ def observe(
     Raises ExportError if `path` is of other graphs, inputs or stages.
     """
     digests = {stage: bundle.graph_digest(stage) for stage in stages}
-    before = _before(path, inputs.digest, digests)
+    observed_on = f"{inputs.digest}, {sampled} cases of {steps} steps, guidance {cfg_scale:g}"
+    before = _before(path, observed_on, digests)
     rest = [
         (case, count)
         for case, count in zip(
@@ -200,7 +201,7 @@ def observe(
                 run_case(session, case, plan=f"euler-{count}", cfg_scale=cfg_scale)
                 done.append(case.name)
                 layers = _merged(None if before is None else before.layers, observer.seen())
-                now = Ranges(layers=layers, inputs=inputs.digest, graphs=digests, done=tuple(done))
+                now = Ranges(layers=layers, inputs=observed_on, graphs=digests, done=tuple(done))
                 now.write(path)
                 found[:] = [now]
 
@@ -225,7 +226,10 @@ def _before(path: Path, inputs: str, graphs: Mapping[str, str]) -> Ranges | None
             f"{path} was observed on other graphs than this bundle's: remove it, or give another"
         )
     if before.inputs != inputs:
-        raise ExportError(f"{path} was observed on other inputs: remove it, or give another")
+        raise ExportError(
+            f"{path} was observed on other inputs, or with other --sampled, --steps or "
+            "--cfg-scale: remove it, or give another"
+        )
     return before
 
 

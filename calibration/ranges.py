@@ -42,7 +42,7 @@ class Ranges:
     """Observed layers by stage and weight name, and what they were observed on."""
 
     layers: Mapping[str, Mapping[str, LayerRange]]
-    inputs: str  # digest of the calibration set
+    inputs: str  # digest of the calibration set, and how its cases were run
     graphs: Mapping[str, str]  # stage → digest of the graph
     done: tuple[str, ...]  # names of the cases
 

@@ -159,7 +159,8 @@ def test_how_far_a_case_is_sampled_does_not_depend_on_interruptions(
     monkeypatch.setattr(observing, "run_case", planned)
     path, names = tmp_path / "ranges.npz", tuple(case.name for case in CASES)
     if done:
-        replace(whole[1], done=names[:done]).write(path)
+        begun = f"{SET.digest}, 1 cases of 4 steps, guidance 3"
+        replace(whole[1], done=names[:done], inputs=begun).write(path)
     observe(
         quick_miniature(), SET, OBSERVED, path=path, sampled=1, steps=4, cfg_scale=3.0,
         progress=lambda _: None,
@@ -183,6 +184,14 @@ def test_a_file_of_something_else_is_refused(
     with pytest.raises(ExportError, match=f"ranges.npz was observed on {message}"):
         observed(whole[0], **change)  # type: ignore[arg-type]
     assert whole[0].read_bytes() == before
+
+
+def test_a_file_of_other_settings_is_refused(whole: tuple[Path, Ranges]) -> None:
+    with pytest.raises(ExportError, match=r"other --sampled, --steps or --cfg-scale"):
+        observe(
+            quick_miniature(), SET, OBSERVED, path=whole[0], sampled=2, steps=2, cfg_scale=3.0,
+            progress=lambda _: None,
+        )  # fmt: skip
 
 
 def test_a_graph_that_changed_since_is_refused(tmp_path: Path, whole: tuple[Path, Ranges]) -> None:
