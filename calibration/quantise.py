@@ -21,7 +21,7 @@ from omni_rt.calibration.search import Search, search
 from omni_rt.calibration.trajectories import run_case
 from omni_rt.certificate_page import certificate_page
 from omni_rt.errors import ExportError
-from omni_rt.export.pack import list_files, new_directory
+from omni_rt.export.pack import check_target, list_files, new_directory
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.report_page import write_page
@@ -88,6 +88,8 @@ def round_bundle(
     Its certificate is also a page beside it, `OUT.report.html`, with some sounds' spectrograms.
     """
     target = target_named(options.target)
+    needed = _ROOM_BYTES + sum(f.size_bytes for f in bundle.manifest.files.values())
+    check_target(options.out, needed, options.overwrite)  # now, not after all the work
     recipes = choose_recipes(bundle, inputs, options, progress=progress)
     sensitivity: dict[str, float] = {}
     if options.budget is not None:
@@ -95,7 +97,6 @@ def round_bundle(
         sensitivity = {s.group: s.error for s in found.sensitivities}
         options = replace(options, keep=(*options.keep, *found.assignment.kept))
         recipes = choose_recipes(bundle, inputs, options, progress=progress)
-    needed = _ROOM_BYTES + sum(f.size_bytes for f in bundle.manifest.files.values())
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         write_rounded(draft, bundle, target, recipes, progress)
         certification = Certification(

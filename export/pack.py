@@ -20,7 +20,7 @@ def new_directory(target: Path, *, needed_bytes: int, overwrite: bool) -> Iterat
     Raises ExportError if `target` is there already (unless `overwrite`, and then only in place of
     another bundle), its parent is missing, or the disk has less than `needed_bytes` left.
     """
-    _check_target(target, needed_bytes, overwrite)
+    check_target(target, needed_bytes, overwrite)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         yield draft
@@ -58,7 +58,8 @@ def _check_free(target: Path, overwrite: bool) -> None:
             raise ExportError(f"{target} is no bundle: it will not be overwritten")
 
 
-def _check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
+def check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
+    """Raise ExportError for a directory that `new_directory` would not make."""
     if not target.parent.is_dir():
         raise ExportError(f"cannot write {target}: no folder {target.parent}")
     _check_free(target, overwrite)

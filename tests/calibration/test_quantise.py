@@ -203,6 +203,16 @@ def test_a_quantised_bundle_is_not_quantised_again(quantised: Bundle, tmp_path: 
         quantise_bundle(options(quantised, tmp_path / "out"))
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_observed(
+    source: Bundle, inputs: CalibrationSet, held_out: CalibrationSet, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    for out, message in ((tmp_path / "no/out", "no folder"), (tmp_path, "is there already")):
+        with pytest.raises(ExportError, match=message):
+            round_bundle(source, inputs, held_out, options(source, out), progress=told.append)
+    assert told == []
+
+
 def test_ranges_of_another_set_are_refused(
     source: Bundle, inputs: CalibrationSet, held_out: CalibrationSet, tmp_path: Path
 ) -> None:
