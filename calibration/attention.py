@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -19,14 +19,13 @@ from omni_rt.calibration.ranges import LayerRange
 from omni_rt.calibration.smooth import Smoothing
 from omni_rt.errors import ExportError
 
-_CACHED = re.compile(r"([kv])_(\d+)")
 _THROUGH = ("Mul", "Add", "Sub", "Concat", "Split", "Transpose", "Reshape", "Slice")
 
 
 def attention_sizes(
     step: Mapping[str, LayerRange],
     context: Mapping[str, LayerRange],
-    smoothings: Mapping[str, Smoothing],
+    smoothings: Iterable[Smoothing],
 ) -> dict[str, float]:
     """Upper bounds of what projections and cached keys and values put out, after folding.
 
@@ -37,7 +36,7 @@ def attention_sizes(
         found = re.search(r"layers\.(\d+)\.cross_attn\.to_([kv])\.weight", name)
         if found is not None:
             sizes[f"{found[2]}_{int(found[1]):02d}"] = layer.output_max
-    for smoothing in smoothings.values():
+    for smoothing in smoothings:
         for maker in smoothing.group.divided:
             found = re.search(r"layers\.(\d+)\.cross_attn\.to_v\.weight", maker)
             made = maker if found is None else f"v_{int(found[1]):02d}"

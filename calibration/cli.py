@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from omni_rt import terminal
+from omni_rt.errors import ExportError
 
 
 def commands(app: typer.Typer) -> None:
@@ -15,6 +17,12 @@ def commands(app: typer.Typer) -> None:
     app.command()(quantise)
     app.command()(certify)
     app.command()(sizes)
+
+
+def _require_libraries() -> None:
+    for name in ("torch", "onnx_ir", "modelopt", "safetensors"):
+        if find_spec(name) is None:
+            raise ExportError(f"{name} is missing: pip install 'omni_rt[quantise]'")
 
 
 def quantise(
@@ -46,7 +54,8 @@ def quantise(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Most error of the guided velocity (relative L2): what takes most of it is kept."
+            help="Most error of the guided velocity (relative L2): what takes most of it is kept.",
+            min=0,
         ),
     ] = None,
     certify_steps: Annotated[
@@ -68,6 +77,7 @@ def quantise(
     misses a bound is written too, but runs only with --allow-uncertified.
     """
     with terminal.errors_reported():
+        _require_libraries()
         import torch
 
         from omni_rt.bundle import Bundle
@@ -152,6 +162,7 @@ def sizes(
     omni-rt sizes --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json --target orin
     """
     with terminal.errors_reported():
+        _require_libraries()
         from omni_rt.calibration.sizes import configured_bytes
         from omni_rt.targets import target_named
 

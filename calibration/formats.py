@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_rt.manifest import Precision
-
-FormatName = Literal["uint8", "int8", "fp8", "int4"]
+from omni_rt.targets import StageFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +17,7 @@ class Format:
     Both are symmetric: a scale times an integer or an E4M3 number.
     """
 
-    name: FormatName
+    name: StageFormat
     precision: Precision  # what the manifest says of a graph in this format
     activation: Literal["uint8", "int8", "fp8"] | None
     weight: Literal["int8", "fp8", "int4"]
@@ -31,7 +30,7 @@ class Format:
         return 448.0 if self.activation == "fp8" else 127.0
 
 
-FORMATS: Mapping[FormatName, Format] = {
+FORMATS: Mapping[StageFormat, Format] = {
     # ONNX Runtime's fast kernel on a CPU takes unsigned activations (spec QUANTISATION §1, step 4)
     "uint8": Format(name="uint8", precision="int8", activation="uint8", weight="int8"),
     "int8": Format(name="int8", precision="int8", activation="int8", weight="int8"),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import omni_rt
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.certificate import Certification, certify
-from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.certificate import FINER, Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
 from omni_rt.calibration.observe import observe
+from omni_rt.calibration.ranges import Ranges
 from omni_rt.calibration.recipes import Recipes, make_recipes
 from omni_rt.calibration.recording import Recorder
 from omni_rt.calibration.search import Search, search
@@ -24,9 +25,10 @@ from omni_rt.errors import ExportError
 from omni_rt.export.pack import check_target, list_files, new_directory
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
+from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
 from omni_rt.session import Session
-from omni_rt.targets import Target, target_named
+from omni_rt.targets import StageFormat, Target, target_named
 
 Progress = Callable[[str], None]
 
@@ -90,13 +92,15 @@ def round_bundle(
     target = target_named(options.target)
     needed = _ROOM_BYTES + sum(f.size_bytes for f in bundle.manifest.files.values())
     check_target(options.out, needed, options.overwrite)  # now, not after all the work
-    recipes = choose_recipes(bundle, inputs, options, progress=progress)
+    make_plan(f"euler-{FINER * options.certify_steps}")  # and this
+    formats, ranges = observed_ranges(bundle, inputs, options, progress=progress)
+    choose = partial(make_recipes, bundle, formats, ranges, progress=progress)
+    recipes = choose(keep=options.keep)
     sensitivity: dict[str, float] = {}
     if options.budget is not None:
         found = _searched(bundle, recipes, inputs, options, options.budget, progress)
         sensitivity = {s.group: s.error for s in found.sensitivities}
-        options = replace(options, keep=(*options.keep, *found.assignment.kept))
-        recipes = choose_recipes(bundle, inputs, options, progress=progress)
+        recipes = choose(keep=(*options.keep, *found.assignment.kept))
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         write_rounded(draft, bundle, target, recipes, progress)
         certification = Certification(
@@ -115,11 +119,12 @@ def round_bundle(
     return options.out
 
 
-def choose_recipes(
+def observed_ranges(
     bundle: Bundle, inputs: CalibrationSet, options: QuantiseOptions, *, progress: Progress
-) -> Recipes:
-    """How every stage is to be rounded, from what is observed on `inputs`."""
-    formats = _formats(bundle, target_named(options.target))
+) -> tuple[Mapping[str, StageFormat], Ranges]:
+    """The format of every stage that the target rounds, and what is observed of it on `inputs`."""
+    target = target_named(options.target)
+    formats = {s: f for s, f in target.formats.items() if s in bundle.manifest.graphs}
     ranges = observe(
         bundle,
         inputs,
@@ -130,7 +135,7 @@ def choose_recipes(
         cfg_scale=options.cfg_scale,
         progress=progress,
     )
-    return make_recipes(bundle, formats, ranges, keep=options.keep, progress=progress)
+    return formats, ranges
 
 
 def _searched(
@@ -172,10 +177,6 @@ def check_unrounded_bundle(bundle: Bundle) -> None:
         raise ExportError(
             f"this bundle is quantised already ({', '.join(rounded)}): start from the fp32 one"
         )
-
-
-def _formats(bundle: Bundle, target: Target) -> dict[str, FormatName]:
-    return {s: f for s, f in target.formats.items() if s in bundle.manifest.graphs}
 
 
 def observed_inputs(bundle: Bundle, options: QuantiseOptions, folder: Path) -> CalibrationSet:
@@ -230,7 +231,7 @@ def _spec(spec: GraphSpec, recipes: Recipes, stage: str) -> GraphSpec:
     return replace(
         spec,
         fold_id=recipe.fold_id,
-        precision=FORMATS[recipe.format.name].precision,
+        precision=recipe.format.precision,
         opset=max(recipe.format.opset, spec.opset),
     )
 

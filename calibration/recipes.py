@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.attention import attention_sizes
-from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.graph_writer import Recipe, StageGraph
 from omni_rt.calibration.groups import Group, groups_of
 from omni_rt.calibration.ranges import LayerRange, Ranges
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import LazyTensor
+from omni_rt.targets import StageFormat
 
 Progress = Callable[[str], None]
 
@@ -43,7 +44,7 @@ class Recipes:
     kept: tuple[str, ...]  # matrices of the blocks that are not rounded
 
 
-def families(stages: Collection[str], formats: Mapping[str, FormatName]) -> list[tuple[str, ...]]:
+def families(stages: Collection[str], formats: Mapping[str, StageFormat]) -> list[tuple[str, ...]]:
     """Stages that are folded together, in the order in which factors are chosen."""
     sets = [_FOLDED_TOGETHER]
     chosen = {formats.get(stage) for stage in _SAME_WEIGHTS}
@@ -55,13 +56,13 @@ def families(stages: Collection[str], formats: Mapping[str, FormatName]) -> list
     return [own for own in together if own] + alone
 
 
-def _weights_only(formats: Collection[FormatName | None]) -> bool:
+def _weights_only(formats: Collection[StageFormat | None]) -> bool:
     return all(name is not None and FORMATS[name].activation is None for name in formats)
 
 
 def make_recipes(
     bundle: Bundle,
-    formats: Mapping[str, FormatName],
+    formats: Mapping[str, StageFormat],
     ranges: Ranges,
     *,
     keep: Collection[str] = (),
@@ -107,7 +108,7 @@ def make_recipes(
 
 def _attention(
     stage: str,
-    formats: Mapping[str, FormatName],
+    formats: Mapping[str, StageFormat],
     ranges: Ranges,
     smoothings: Sequence[Smoothing],
 ) -> Mapping[str, float]:
@@ -115,7 +116,7 @@ def _attention(
     if stage != "dit_step" or formats.get(stage) != "fp8":
         return {}
     context = ranges.layers.get("context", {})
-    return attention_sizes(ranges.layers[stage], context, by_matrix(smoothings))
+    return attention_sizes(ranges.layers[stage], context, smoothings)
 
 
 def _groups(

@@ -19,6 +19,7 @@ from omni_rt.calibration.formats import Format
 from omni_rt.calibration.recording import Recorded
 from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
 from omni_rt.calibration.smooth import Smoothing
+from omni_rt.compare_steps import guided
 from omni_rt.errors import ExportError
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.engine import TorchEngine
@@ -143,14 +144,6 @@ def velocity_error(
     return rel_l2(
         np.concatenate([m.ravel() for m in made]), np.concatenate([e.ravel() for e in exact])
     )
-
-
-def guided(velocity: np.ndarray, cfg_scale: float) -> np.ndarray:
-    """[2B, C, L], conditional rows first, → [B, C, L]; at scale 1 there are no other rows."""
-    if cfg_scale == 1:
-        return np.asarray(velocity, np.float64)
-    conditional, other = np.split(np.asarray(velocity, np.float64), 2)
-    return other + cfg_scale * (conditional - other)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def bundle_bytes(names: tuple[str, ...], sizes: StageSizes, target: Target) -> l
         fp32 = rounded = 0
         shared = None
         for key, shape in _weights(stage).items():
-            values = _count(shape)
+            values = math.prod(shape)
             own = _stored_bytes(stage, key, shape, None if format is None else FORMATS[format])
             first = counted.setdefault((stage.official_name(key), format or ""), name)
             if first != name:
@@ -101,15 +102,8 @@ def _weights(stage: Stage) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors_of(stage.module).items()}
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    values = 1
-    for size in shape:
-        values *= size
-    return values
-
-
 def _stored_bytes(stage: Stage, key: str, shape: tuple[int, ...], format: Format | None) -> int:
-    values = _count(shape)
+    values = math.prod(shape)
     if format is not None and isinstance(_owner(stage, key), nn.Embedding):
         return values + _SCALE_BYTES * shape[0]
     if format is not None and _is_matrix(stage, key) and is_rounded(stage.official_name(key)):

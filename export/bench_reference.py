@@ -87,10 +87,7 @@ def _prepared(
     context: dict[str, np.ndarray], signal: dict[str, np.ndarray], depth: int
 ) -> Prepared:
     return Prepared(
-        context=Context(
-            keys=[context[f"k_{i:02d}"] for i in range(depth)],
-            values=[context[f"v_{i:02d}"] for i in range(depth)],
-        ),
+        context=Context.of(context, depth=depth),
         negative=None,
         prepend=signal["prepend"],
     )

@@ -15,7 +15,7 @@ import torch
 
 import omni_rt
 from omni_rt import verify
-from omni_rt.bundle import Bundle, graph_digest, sha256_of
+from omni_rt.bundle import Bundle, sha256_of
 from omni_rt.export.checkpoint import LazyTensor, provenance
 from omni_rt.export.contract import MODEL_STAGES, SYNCHFORMER, THINKER, dims_of
 from omni_rt.export.graphs import OPSET, Stage, finite, write_graph
@@ -28,10 +28,8 @@ from omni_rt.export.tracing import traced_stages
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import (
     SCHEMA,
-    Certificate,
     GraphSpec,
     Manifest,
-    Measurement,
     TextSpec,
     write_manifest,
 )
@@ -73,7 +71,10 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
             weights_licence=options.licence,
             provenance=_provenance(sources),
         )
-        write_manifest(replace(manifest, certificate=_certify(draft, manifest, progress)), draft)
+        certificate = verify.certificate(
+            Bundle(draft, manifest), reference=f"torch {torch.__version__}, fp32", tell=progress
+        )
+        write_manifest(replace(manifest, certificate=certificate), draft)
     return options.out
 
 
@@ -158,30 +159,6 @@ def _write_constants(draft: Path, sources: Sources) -> None:
     name = CONDITIONERS + "speech_prompt.empty_speech_feat"
     empty = finite(name, sources.tensors[name].float32())
     np.savez(draft / "constants.npz", empty_transcript=empty.numpy())
-
-
-def _certify(draft: Path, manifest: Manifest, progress: Progress) -> Certificate:
-    """Measure every graph with ONNX Runtime against the stored reference."""
-    import onnxruntime
-
-    bundle = Bundle(draft, manifest)
-
-    def loader(stage: str) -> Any:
-        progress(f"certifying {stage}")
-        return verify.load(bundle, stage)
-
-    stages: dict[str, Measurement] = {}
-    whole: dict[str, Measurement] = {}
-    for _, of_stage, end_to_end in verify.measurements(bundle, loader):
-        stages |= of_stage
-        whole |= end_to_end
-    return Certificate(
-        reference=f"torch {torch.__version__}, fp32",
-        library=f"onnxruntime {onnxruntime.__version__}, CPU",
-        stages=stages,
-        end_to_end=whole,
-        graphs={n: graph_digest(g, manifest.files) for n, g in manifest.graphs.items()},
-    )
 
 
 def _provenance(sources: Sources) -> dict[str, Any]:

@@ -60,11 +60,7 @@ def parity_prepared(side: Opened, sides: Sequence[Opened]) -> Prepared:
     """
     parity = sides[0].bundle
     out = side.run("context", parity_inputs(parity, "context"))
-    layers = range(side.bundle.manifest.dims.depth)
-    context = Context(
-        keys=[np.asarray(out[f"k_{i:02d}"], np.float32) for i in layers],
-        values=[np.asarray(out[f"v_{i:02d}"], np.float32) for i in layers],
-    )
+    context = Context.of(out, depth=side.bundle.manifest.dims.depth)
     if same_stages(sides, "signal") and "signal" in parity.manifest.parity:
         prepend = side.run("signal", parity_inputs(parity, "signal"))["prepend"]
     else:
@@ -98,16 +94,16 @@ def raced(
         for side, engine, taken, v in zip(sides, bound, seconds, velocities, strict=True):
             taken.append(_turn(engine))
             side.check_finite(v, "dit_step gave", "velocities")
-        guided = [_guided(v, cfg_scale) for v in velocities]
+        mixed = [guided(v, cfg_scale) for v in velocities]
         if len(sides) == 2:
             found.append(
                 VelocityDifference(
                     t=float(t[0]),
                     rel_l2=rel_l2(velocities[1], velocities[0]),
-                    guided_rel_l2=rel_l2(guided[1], guided[0]),
+                    guided_rel_l2=rel_l2(mixed[1], mixed[0]),
                 )
             )
-        x -= guided[0] / np.float32(runs)
+        x -= mixed[0] / np.float32(runs)
     return Race(times=tuple(StepTime.of(taken) for taken in seconds), velocity=tuple(found))
 
 
@@ -131,9 +127,14 @@ def _turn(engine: BoundEngine) -> float:
     return time.perf_counter() - begun
 
 
-def _guided(v: Floats, cfg_scale: float) -> Floats:
-    """[1, C, L] from the conditional row and the other (arXiv:2207.12598, eq. 6, as w + 1)."""
-    if len(v) == 1:
-        return v
-    mixed: Floats = v[1:] + np.float32(cfg_scale) * (v[:1] - v[1:])
+def guided(velocity: Array, cfg_scale: float) -> Floats:
+    """[2B, C, L], conditional rows first, → [B, C, L]; at scale 1 there are no other rows.
+
+    Source: arXiv:2207.12598, eq. 6, as w + 1.
+    """
+    rows = np.asarray(velocity, np.float32)
+    if cfg_scale == 1:
+        return rows
+    conditional, other = np.split(rows, 2)
+    mixed: Floats = other + np.float32(cfg_scale) * (conditional - other)
     return mixed

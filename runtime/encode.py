@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +97,15 @@ class Context:
 
     keys: Sequence[Floats]
     values: Sequence[Floats]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[np.generic]], *, depth: int) -> Context:
+        """From k_00, v_00, k_01 … as the `context` graph names them."""
+        keys, values = (
+            [np.asarray(arrays[f"{part}_{i:02d}"], np.float32) for i in range(depth)]
+            for part in "kv"
+        )
+        return cls(keys=keys, values=values)
 
     @property
     def tokens(self) -> int:
@@ -225,11 +234,7 @@ class Encoder:
             raise RequestError(f"hidden must be [n, {self._dims.hidden_width}], got {hidden.shape}")
         hidden = shorten(hidden, self._dims.context_tokens)
         out = self._pool.get("context").run(hidden=hidden[None], transcript=speech)
-        layers = range(self._dims.depth)
-        return Context(
-            keys=[np.asarray(out[f"k_{i:02d}"], np.float32) for i in layers],
-            values=[np.asarray(out[f"v_{i:02d}"], np.float32) for i in layers],
-        )
+        return Context.of(out, depth=self._dims.depth)
 
     def prepend(self, conditioning: Conditioning) -> Floats:
         """[1, N, D] from the waveform, its mask and the sync features, absent ones silent."""

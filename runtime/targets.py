@@ -12,14 +12,16 @@ from omni_rt.manifest import Dims, Precision
 
 StageFormat = Literal["uint8", "int8", "fp8", "int4"]
 
-_ALL_UINT8: Mapping[str, StageFormat] = {
-    "thinker_cond": "uint8",
-    "audio_tower": "uint8",
-    "vision_tower": "uint8",
-    "synchformer": "uint8",
-    "context": "uint8",
-    "dit_step": "uint8",
-}
+_EIGHT_BITS = (
+    "thinker_cond",
+    "audio_tower",
+    "vision_tower",
+    "synchformer",
+    "context",
+    "dit_step",
+)
+_WORDS: Mapping[str, StageFormat] = {"thinker_embed": "int8", "thinker_lm": "int4"}
+_FP8: Mapping[str, StageFormat] = {**dict.fromkeys(_EIGHT_BITS, "fp8"), **_WORDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,38 +40,25 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="cpu",
             library="onnxruntime",
-            formats={**_ALL_UINT8, "thinker_embed": "int8", "thinker_lm": "int4"},
+            formats={**dict.fromkeys(_EIGHT_BITS, "uint8"), **_WORDS},
             about="any processor: 8-bit integers, text decoding with 4-bit weights",
         ),
         Target(
             name="orin",
             library="tensorrt",
-            formats={
-                **dict.fromkeys(_ALL_UINT8, "int8"),
-                "thinker_embed": "int8",
-                "thinker_cond": "int4",
-                "thinker_lm": "int4",
-            },
+            formats={**dict.fromkeys(_EIGHT_BITS, "int8"), **_WORDS, "thinker_cond": "int4"},
             about="Jetson Orin: 8-bit integers; conditioning and answers share 4-bit weights",
         ),
         Target(
             name="rtx4090",
             library="tensorrt_rtx",
-            formats={
-                **dict.fromkeys(_ALL_UINT8, "fp8"),
-                "thinker_embed": "int8",
-                "thinker_lm": "int4",
-            },
+            formats=_FP8,
             about="sm_89: E4M3; text decoding with 4-bit weights",
         ),
         Target(
             name="rtx5090",
             library="tensorrt_rtx",
-            formats={
-                **dict.fromkeys(_ALL_UINT8, "fp8"),
-                "thinker_embed": "int8",
-                "thinker_lm": "int4",
-            },
+            formats=_FP8,
             about="sm_120: E4M3; text decoding with 4-bit weights",
         ),
     )

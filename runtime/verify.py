@@ -12,7 +12,7 @@ from omni_rt.encode import Context, Prepared
 from omni_rt.engines import Engine
 from omni_rt.engines.ort import OrtEngine
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
-from omni_rt.manifest import Measurement
+from omni_rt.manifest import Certificate, Measurement
 from omni_rt.metrics import measure
 from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
@@ -123,12 +123,8 @@ def flat(arrays: Arrays, names: Iterable[str]) -> NDArray[np.generic]:
 
 def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]:
     """Latents at equal noise after the guided Euler steps that the reference took."""
-    arrays, given = bundle.parity(END_TO_END), bundle.parity("context")
-    layers = range(bundle.manifest.dims.depth)
-    context = Context(
-        keys=[np.asarray(given[f"k_{i:02d}"], np.float32) for i in layers],
-        values=[np.asarray(given[f"v_{i:02d}"], np.float32) for i in layers],
-    )
+    arrays = bundle.parity(END_TO_END)
+    context = Context.of(bundle.parity("context"), depth=bundle.manifest.dims.depth)
     prepend = np.asarray(bundle.parity("signal")["prepend"], np.float32)
     steps = int(arrays["steps"])
     latents, _ = run_plan(
@@ -144,6 +140,33 @@ def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]
         bound, origin = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
     found = measure(latents, arrays["latents"], bound_rel_l2=bound, origin=origin)
     return {f"dit_step/latents (euler-{steps}, cfg {float(arrays['cfg_scale']):g})": found}
+
+
+def certificate(
+    bundle: Bundle, *, reference: str, tell: Callable[[str], None] = lambda _: None
+) -> Certificate:
+    """Every graph measured with ONNX Runtime against what the bundle's parity files hold.
+
+    reference: what made those files.
+    """
+    import onnxruntime
+
+    def loader(stage: str) -> Engine:
+        tell(f"certifying {stage}")
+        return load(bundle, stage)
+
+    stages: dict[str, Measurement] = {}
+    whole: dict[str, Measurement] = {}
+    for _, of_stage, end_to_end in measurements(bundle, loader):
+        stages |= of_stage
+        whole |= end_to_end
+    return Certificate(
+        reference=reference,
+        library=f"onnxruntime {onnxruntime.__version__}, CPU",
+        stages=stages,
+        end_to_end=whole,
+        graphs={stage: bundle.graph_digest(stage) for stage in bundle.manifest.graphs},
+    )
 
 
 Loader = Callable[[str], Engine]

@@ -11,7 +11,7 @@ import torch
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines import Array
-from omni_rt.engines.checks import check_arrays, check_buffers
+from omni_rt.engines.checks import check_arrays, check_buffers, one_line
 from omni_rt.errors import EngineError
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
@@ -48,7 +48,7 @@ class TorchEngine:
             with torch.inference_mode():
                 made = self.stage.module(*self.stage.arguments(tensors))
         except (RuntimeError, IndexError, ValueError) as error:
-            raise EngineError(f"{self.stage.name}: {_line(error)}") from error
+            raise EngineError(f"{self.stage.name}: {one_line(error)}") from error
         values = made if isinstance(made, tuple) else (made,)
         return {p.name: v.numpy() for p, v in zip(self.outputs, values, strict=True)}
 
@@ -75,7 +75,3 @@ class TorchBinding:
                     f"got {list(buffer.shape)}"
                 )
             buffer[...] = value
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

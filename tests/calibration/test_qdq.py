@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.groups import Group
 from omni_rt.calibration.qdq import (
@@ -34,6 +34,7 @@ from omni_rt.export import contract
 from omni_rt.export.graphs import initialise
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.external_data import external_files
+from omni_rt.targets import StageFormat
 from tests.calibration.small import (
     MatMulGraph,
     engine_of,
@@ -47,11 +48,13 @@ from tests.calibration.small import (
     write_stage,
 )
 
-FORMAT_NAMES: tuple[FormatName, ...] = ("uint8", "int8", "fp8", "int4")
+FORMAT_NAMES: tuple[StageFormat, ...] = ("uint8", "int8", "fp8", "int4")
 STAGES = contract.STAGES
 
 
-def rounded_graph(folder: Path, name: FormatName, largest: float, *matrices: Tensor) -> MatMulGraph:
+def rounded_graph(
+    folder: Path, name: StageFormat, largest: float, *matrices: Tensor
+) -> MatMulGraph:
     """All matrices in a format, and what they read."""
     made, format = MatMulGraph(folder, *matrices), FORMATS[name]
     own = readers(made.graph)
@@ -62,7 +65,7 @@ def rounded_graph(folder: Path, name: FormatName, largest: float, *matrices: Ten
     return made
 
 
-def expected(name: FormatName, x: Tensor, largest: float, matrix: Tensor) -> Tensor:
+def expected(name: StageFormat, x: Tensor, largest: float, matrix: Tensor) -> Tensor:
     rounded = rounded_matrix(matrix, FORMATS[name]).dequantised()
     return (rounded_activation(x, largest, FORMATS[name]).double() @ rounded.T.double()).float()
 
@@ -70,7 +73,7 @@ def expected(name: FormatName, x: Tensor, largest: float, matrix: Tensor) -> Ten
 @pytest.mark.parametrize(("rows", "width"), [(5, 64), (48, 128), (7, 192)])
 @pytest.mark.parametrize("name", FORMAT_NAMES)
 def test_a_stored_matrix_is_worth_what_was_computed_of_it(
-    tmp_path: Path, name: FormatName, rows: int, width: int
+    tmp_path: Path, name: StageFormat, rows: int, width: int
 ) -> None:
     """Read back through a product with one: also the order of two 4-bit integers in a byte."""
     matrix, format = with_outliers(noise(rows, width, seed=rows)), FORMATS[name]
@@ -98,7 +101,7 @@ def test_4_bit_integers_are_read_back_also_if_their_number_is_odd(
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", FORMAT_NAMES)
 def test_products_are_those_of_the_rounded_activation_and_matrix(
-    tmp_path: Path, name: FormatName, fused: bool
+    tmp_path: Path, name: StageFormat, fused: bool
 ) -> None:
     """4-bit weights are multiplied with activations of 8 bits once ONNX Runtime fuses them."""
     x, matrices = with_outliers(noise(33, 128, seed=1)), (noise(24, 128), noise(40, 128, seed=3))
@@ -113,7 +116,7 @@ def test_products_are_those_of_the_rounded_activation_and_matrix(
 
 @pytest.mark.parametrize("name", ["uint8", "int8", "fp8"])
 def test_an_activation_is_rounded_once_for_all_that_read_it(
-    tmp_path: Path, name: FormatName
+    tmp_path: Path, name: StageFormat
 ) -> None:
     made = rounded_graph(tmp_path, name, 1.0, *(noise(8, 64, seed=i) for i in range(3)))
     assert made.counts("QuantizeLinear") == 1
@@ -128,7 +131,7 @@ def test_weights_alone_leave_the_activation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMAT_NAMES)
-def test_a_rounded_graph_is_refused(tmp_path: Path, name: FormatName) -> None:
+def test_a_rounded_graph_is_refused(tmp_path: Path, name: StageFormat) -> None:
     made = MatMulGraph(tmp_path, noise(8, 64))
     check_unrounded(made.graph)
     store_rounded(
@@ -226,7 +229,7 @@ def all_of(stage: str, names: tuple[tuple[str, ...], ...]) -> list[Smoothing]:
 @pytest.mark.parametrize("name", ["uint8", "int8", "fp8"])
 @pytest.mark.parametrize("stage", ["context", "audio_tower", "dit_step", "thinker_cond"])
 def test_a_stage_has_one_quantizer_for_each_activation_and_one_dequantizer_for_each_matrix(
-    tmp_path: Path, stage: str, name: FormatName
+    tmp_path: Path, stage: str, name: StageFormat
 ) -> None:
     graph = StageGraph(quick_miniature(), stage)
     groups = all_of(stage, tuple(g for g in graph.groups() if ".layers." in g[0]))

@@ -210,6 +210,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_observed(
     for out, message in ((tmp_path / "no/out", "no folder"), (tmp_path, "is there already")):
         with pytest.raises(ExportError, match=message):
             round_bundle(source, inputs, held_out, options(source, out), progress=told.append)
+    huge = options(source, tmp_path / "out", certify_steps=10**9)
+    with pytest.raises(RequestError, match="steps must be 1 to"):
+        round_bundle(source, inputs, held_out, huge, progress=told.append)
     assert told == []
 
 

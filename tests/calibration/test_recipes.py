@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.ranges import LayerRange, Ranges
 from omni_rt.calibration.recipes import Recipes, families, is_rounded, make_recipes
@@ -22,6 +22,7 @@ from omni_rt.calibration.search import rounded
 from omni_rt.calibration.smooth import Folds
 from omni_rt.errors import ExportError
 from omni_rt.metrics import rel_l2
+from omni_rt.targets import StageFormat
 from tests.calibration.small import (
     engine_of,
     miniature_stage,
@@ -65,7 +66,7 @@ def ranges_of(*stages: str) -> Ranges:
 
 
 def recipes_of(
-    formats: Mapping[str, FormatName],
+    formats: Mapping[str, StageFormat],
     *,
     keep: Collection[str] = (),
     ranges: Ranges | None = None,
@@ -80,12 +81,12 @@ def recipes_of(
 
 
 @cache
-def of_the_step(name: FormatName) -> Recipes:
+def of_the_step(name: StageFormat) -> Recipes:
     return recipes_of({"context": name, "dit_step": name})
 
 
 def test_every_stage_has_a_recipe_and_only_those_with_a_format_are_rounded() -> None:
-    formats: dict[str, FormatName] = {"context": "uint8", "thinker_embed": "int8"}
+    formats: dict[str, StageFormat] = {"context": "uint8", "thinker_embed": "int8"}
     recipes = make_recipes(
         quick_miniature(), formats, ranges_of("context"), progress=lambda _: None
     )
@@ -183,7 +184,7 @@ def test_keeping_what_is_not_there_is_an_error() -> None:
     ],
 )
 def test_the_language_model_shares_its_weights_only_where_they_come_out_alike(
-    formats: Mapping[str, FormatName], together: bool
+    formats: Mapping[str, StageFormat], together: bool
 ) -> None:
     stages = tuple(quick_miniature().manifest.graphs)
     found = families(stages, formats)
@@ -222,7 +223,7 @@ def written(folder: Path, stage: str, name: str, recipe: object):  # type: ignor
 
 @pytest.mark.parametrize("name", ["uint8", "int8", "fp8"])
 def test_the_written_graph_and_the_rounded_module_compute_the_same(
-    tmp_path: Path, name: FormatName
+    tmp_path: Path, name: StageFormat
 ) -> None:
     """What a search tries in torch is what ONNX Runtime runs. Attention is as it was in both."""
     recipes = of_the_step(name)
@@ -250,7 +251,7 @@ def step_inputs(recipes: Recipes) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", ["uint8", "fp8"])
 def test_the_written_step_and_the_rounded_module_are_equally_far_from_the_exact_one(
-    tmp_path: Path, name: FormatName
+    tmp_path: Path, name: StageFormat
 ) -> None:
     """Of eight roundings in a row some fall to the other side, so they are not equal."""
     recipes = of_the_step(name)
@@ -269,7 +270,7 @@ def test_the_written_step_and_the_rounded_module_are_equally_far_from_the_exact_
 
 
 @pytest.mark.parametrize("name", ["uint8", "fp8", "int4"])
-def test_smoothing_lowers_the_error_of_a_whole_stage(tmp_path: Path, name: FormatName) -> None:
+def test_smoothing_lowers_the_error_of_a_whole_stage(tmp_path: Path, name: StageFormat) -> None:
     """The thinker's, whose rows are known; the bound is loose, since α is chosen per product."""
     recipe = recipes_of({"thinker_cond": name}).by_stage["thinker_cond"]
     inputs = parity_inputs("thinker_cond")
@@ -297,7 +298,7 @@ def unsmoothed(smoothings: Mapping[str, object]) -> Mapping[str, object]:
 @pytest.mark.parametrize("stage", ["dit_step", "thinker_lm", "thinker_embed"])
 def test_weights_take_the_bytes_of_their_format(tmp_path: Path, stage: str) -> None:
     """8 bits for each value of what is rounded, 4 for the language model; scales besides."""
-    name: FormatName = {"dit_step": "uint8", "thinker_lm": "int4"}.get(stage, "int8")  # type: ignore[assignment]
+    name: StageFormat = {"dit_step": "uint8", "thinker_lm": "int4"}.get(stage, "int8")  # type: ignore[assignment]
     recipe = recipes_of({stage: name}).by_stage[stage]
     path = write_stage(stage, recipe, tmp_path)
     model = onnx.load(str(path), load_external_data=False)

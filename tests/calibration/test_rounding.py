@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.rounding import activation_scale, rounded_activation, rounded_matrix
 from omni_rt.errors import ExportError
+from omni_rt.targets import StageFormat
 from tests.calibration.small import noise, with_outliers
 
-WEIGHTS: tuple[FormatName, ...] = ("int8", "fp8", "int4")
-ACTIVATIONS: tuple[FormatName, ...] = ("uint8", "int8", "fp8")
+WEIGHTS: tuple[StageFormat, ...] = ("int8", "fp8", "int4")
+ACTIVATIONS: tuple[StageFormat, ...] = ("uint8", "int8", "fp8")
 SLACK = 1 + 1e-5  # products and quotients in fp32
 
 
@@ -97,14 +98,14 @@ def test_an_element_in_e4m3_is_off_by_half_its_relative_step(matrix: Tensor) -> 
 
 @pytest.mark.parametrize("name", ["int8", "fp8"])
 @pytest.mark.parametrize("matrix", matrices())
-def test_the_largest_of_a_channel_is_exact(name: FormatName, matrix: Tensor) -> None:
+def test_the_largest_of_a_channel_is_exact(name: StageFormat, matrix: Tensor) -> None:
     made = rounded_matrix(matrix, FORMATS[name]).dequantised()
     torch.testing.assert_close(made.abs().amax(1), matrix.abs().amax(1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_channels_are_rounded_independently_of_each_other_and_of_their_size(
-    name: FormatName,
+    name: StageFormat,
 ) -> None:
     matrix = noise(6, 128, seed=7)
     powers = 2.0 ** torch.tensor([-20.0, -3.0, 0.0, 1.0, 5.0, 30.0])[:, None]
@@ -116,21 +117,21 @@ def test_channels_are_rounded_independently_of_each_other_and_of_their_size(
 
 
 @pytest.mark.parametrize("name", ["int8", "fp8"])
-def test_rounding_is_symmetric(name: FormatName) -> None:
+def test_rounding_is_symmetric(name: StageFormat) -> None:
     matrix = noise(8, 64, seed=8)
     plus, minus = (rounded_matrix(m, FORMATS[name]).dequantised() for m in (matrix, -matrix))
     assert torch.equal(plus, -minus)
 
 
 @pytest.mark.parametrize("name", ["int8", "fp8"])
-def test_what_is_rounded_already_stays(name: FormatName) -> None:
+def test_what_is_rounded_already_stays(name: StageFormat) -> None:
     once = rounded_matrix(noise(8, 128, seed=8), FORMATS[name])
     twice = rounded_matrix(once.dequantised(), FORMATS[name])
     assert torch.equal(once.values.float(), twice.values.float())
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_zeros_stay_zero(name: FormatName) -> None:
+def test_zeros_stay_zero(name: StageFormat) -> None:
     matrix = noise(5, 128, seed=6)
     matrix[1] = 0
     matrix[:, 3] = 0
@@ -143,7 +144,7 @@ def test_zeros_stay_zero(name: FormatName) -> None:
 
 @pytest.mark.parametrize("size", [1e-30, 1e-11, 1e30])
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_extreme_sizes_stay_finite(name: FormatName, size: float) -> None:
+def test_extreme_sizes_stay_finite(name: StageFormat, size: float) -> None:
     made = rounded_matrix(size * noise(4, 64), FORMATS[name])
     assert torch.isfinite(made.scale).all()
     assert torch.isfinite(made.dequantised()).all()
@@ -155,7 +156,7 @@ def test_blocks_that_do_not_divide_are_refused(width: int) -> None:
         rounded_matrix(noise(4, width), FORMATS["int4"])
 
 
-def quantised_by_onnx(x: np.ndarray, scale: float, name: FormatName) -> np.ndarray:
+def quantised_by_onnx(x: np.ndarray, scale: float, name: StageFormat) -> np.ndarray:
     """QuantizeLinear and DequantizeLinear of ONNX Runtime, each by itself."""
     zero = {
         "uint8": ir.tensor(np.uint8(128)),
@@ -186,7 +187,7 @@ def quantised_by_onnx(x: np.ndarray, scale: float, name: FormatName) -> np.ndarr
 @pytest.mark.parametrize("largest", [1.0, 3.7, 1e-4])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_worth_what_onnx_makes_of_it_also_beyond_the_range(
-    name: FormatName, largest: float
+    name: StageFormat, largest: float
 ) -> None:
     """Far beyond, too: what was not observed is cut in both alike."""
     x = torch.cat([largest * noise(4000, seed=2), largest * torch.linspace(-3, 3, 4001)])
@@ -196,7 +197,7 @@ def test_an_activation_is_worth_what_onnx_makes_of_it_also_beyond_the_range(
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_within_its_range_is_off_by_half_a_step(name: FormatName) -> None:
+def test_an_activation_within_its_range_is_off_by_half_a_step(name: StageFormat) -> None:
     x, largest = torch.linspace(-2.5, 2.5, 5001), 2.5
     error = (rounded_activation(x, largest, FORMATS[name]) - x).abs()
     scale = activation_scale(largest, FORMATS[name])
@@ -213,6 +214,6 @@ def test_a_format_without_activations_leaves_them_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_that_was_always_zero_has_a_scale(name: FormatName) -> None:
+def test_an_activation_that_was_always_zero_has_a_scale(name: StageFormat) -> None:
     assert activation_scale(0.0, FORMATS[name]) > 0
     assert not rounded_activation(torch.zeros(3), 0.0, FORMATS[name]).any()

@@ -10,25 +10,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from omni_rt.calibration.formats import FORMATS, FormatName
+from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.groups import Group
 from omni_rt.calibration.recording import Recorded
 from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
 from omni_rt.calibration.search import (
     Sensitivity,
     cheapest,
-    guided,
     rounded,
     search,
     sensitivities,
     velocity_error,
 )
 from omni_rt.calibration.smooth import Smoothing
+from omni_rt.compare_steps import guided
 from omni_rt.contract import Ports
 from omni_rt.errors import ExportError
 from omni_rt.export.graphs import Stage
 from omni_rt.manifest import TensorSpec
 from omni_rt.metrics import rel_l2
+from omni_rt.targets import StageFormat
 from tests.calibration.small import noise, smoothing
 
 INT8, WIDTH = FORMATS["uint8"], 64
@@ -179,7 +180,7 @@ def test_at_scale_one_all_rows_are_conditional() -> None:
 
 
 @pytest.mark.parametrize("name", ["uint8", "fp8", "int4"])
-def test_each_group_is_judged_alone_and_the_module_stays_as_it_was(name: FormatName) -> None:
+def test_each_group_is_judged_alone_and_the_module_stays_as_it_was(name: StageFormat) -> None:
     stage = chain()
     calls, before = recorded(stage), state(stage)
     own = sensitivities(stage, choices(), calls, FORMATS[name], cfg_scale=CFG, progress=silent)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from omni_rt.calibration import graph_writer
-from omni_rt.calibration.formats import FORMATS, Format, FormatName
+from omni_rt.calibration.formats import FORMATS, Format
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.groups import Group, groups_of
 from omni_rt.calibration.recipes import is_rounded
 from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
 from omni_rt.metrics import rel_l2
+from omni_rt.targets import StageFormat
 from tests.calibration.small import (
     engine_of,
     miniature_stage,
@@ -35,7 +36,7 @@ from tests.calibration.test_groups import family_of, groups, run_thinker
 
 EXACT = 1e-5  # fp32, of factors from 1/4 to 4
 FP16 = 2e-3  # four times an element's 2^-11: 20 matrices in a row, and their factors
-NAMES: tuple[FormatName, ...] = ("uint8", "int8", "fp8", "int4")
+NAMES: tuple[StageFormat, ...] = ("uint8", "int8", "fp8", "int4")
 GROUP = Group(matrices=("a", "b"), divided=("norm",))
 
 
@@ -183,7 +184,7 @@ def layers() -> list[tuple[Tensor, list[Tensor]]]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", range(len(layers())))
 def test_smoothing_is_never_worse_than_none_on_what_was_observed(
-    case: int, name: FormatName
+    case: int, name: StageFormat
 ) -> None:
     x, weights = layers()[case]
     format = FORMATS[name]
@@ -197,7 +198,7 @@ def test_smoothing_is_never_worse_than_none_on_what_was_observed(
 
 
 @pytest.mark.parametrize("name", ["uint8", "int8"])
-def test_outliers_are_worth_smoothing(name: FormatName) -> None:
+def test_outliers_are_worth_smoothing(name: StageFormat) -> None:
     x, weights = layers()[1]
     format = FORMATS[name]
     none = product_error(x, weights, torch.ones(128), format, float(x.abs().max()))
@@ -207,7 +208,7 @@ def test_outliers_are_worth_smoothing(name: FormatName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_nothing_makes_is_not_smoothed(name: FormatName) -> None:
+def test_what_nothing_makes_is_not_smoothed(name: StageFormat) -> None:
     x, weights = layers()[1]
     chosen = smoothed(Group(matrices=("a", "b"), divided=()), range_of(x), weights, FORMATS[name])
     assert chosen.alpha is None
@@ -216,7 +217,7 @@ def test_what_nothing_makes_is_not_smoothed(name: FormatName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_choice_says_what_its_activation_is_then(name: FormatName) -> None:
+def test_a_choice_says_what_its_activation_is_then(name: StageFormat) -> None:
     """Over everything observed, of which the rows are a sample."""
     x, weights = layers()[1]
     seen = range_of(x)
@@ -229,7 +230,7 @@ def test_a_choice_says_what_its_activation_is_then(name: FormatName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tied_channels_have_one_factor(name: FormatName) -> None:
+def test_tied_channels_have_one_factor(name: StageFormat) -> None:
     """Four heads of width 16 in two sets of two: channel c of both is made by the same row."""
     group = Group(matrices=("a",), divided=("v", "v_bias"), shared_by=2, head_width=16)
     x = with_outliers(noise(64, 64, seed=5), every=7)

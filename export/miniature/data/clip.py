@@ -13,7 +13,7 @@ Frames: TypeAlias = NDArray[np.uint8]  # [frames, height, width, 3]
 Stream: TypeAlias = np.random.RandomState  # its numbers are the same in every NumPy
 
 RATE_HZ = 8_000
-CLIP_SAMPLES = 16_384  # what the model makes: 256 latents of 64 samples
+CLIP_SAMPLES = 16_384  # what the model makes: 128 latents of 128 samples
 WINDOW_SAMPLES = 16_000  # what it hears: 2 s; all sound lies in it
 
 Option = TypeVar("Option")

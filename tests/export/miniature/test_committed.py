@@ -19,10 +19,11 @@ from omni_rt import Session
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.quantise import (
     QuantiseOptions,
-    choose_recipes,
     observed_inputs,
+    observed_ranges,
     write_rounded,
 )
+from omni_rt.calibration.recipes import make_recipes
 from omni_rt.export.build import export_bundle
 from omni_rt.export.miniature import checkpoint
 from omni_rt.export.miniature.scoring_run import Settings, score_kind
@@ -78,7 +79,8 @@ def test_it_is_what_exporter_and_quantiser_make_of_the_checkpoint(
     with TemporaryDirectory() as films:
         options = QuantiseOptions(bundle=source.directory, out=made)
         inputs = observed_inputs(source, options, Path(films))
-        recipes = choose_recipes(source, inputs, options, progress=lambda _: None)
+        formats, ranges = observed_ranges(source, inputs, options, progress=lambda _: None)
+    recipes = make_recipes(source, formats, ranges, progress=lambda _: None)
     made.mkdir()
     write_rounded(made, source, target_named(options.target), recipes, lambda _: None)
     kept = [path for path in BUNDLE.rglob("*") if path.is_file() and path.parent.name != "parity"]

@@ -1,0 +1,40 @@
+"""`omni-rt quantise` and its neighbours, as far as they go without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from omni_rt.calibration import cli as quantise_cli
+
+_APP = typer.Typer()
+quantise_cli.commands(_APP)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantise", "bundle", "--target", "cpu", "--out", "out"),
+        ("sizes", "--config", "config.json"),
+    ],
+)
+def test_a_missing_library_is_one_line_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(quantise_cli, "find_spec", lambda name: None if name == "torch" else name)
+    result = CliRunner().invoke(_APP, list(arguments))
+    assert result.exit_code == 1
+    assert result.stderr.strip() == "error: torch is missing: pip install 'omni_rt[quantise]'"
+
+
+def test_no_bundle_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        _APP,
+        ["quantise", str(tmp_path / "none"), "--target", "cpu", "--out", str(tmp_path / "out")],
+    )
+    assert result.exit_code == 1
+    assert result.stderr.strip().startswith("error: no bundle at")
+    assert list(tmp_path.iterdir()) == []
