@@ -13,16 +13,16 @@ from typing import Any
 from omni_rt.export.miniature.data import CLIP_SAMPLES, RATE_HZ
 from omni_rt.export.miniature.data.clip import WINDOW_SAMPLES
 
-STRIDES = (4, 4, 8)
-DOWNSAMPLING = 128
-LATENT_CHANNELS = 64
+STRIDES = (4, 8, 16)
+DOWNSAMPLING = 512
+LATENT_CHANNELS = 128
 WIDTH, DEPTH, HEADS = 256, 3, 4
 COND_WIDTH = 128
 HIDDEN_WIDTH = 128
 CONTEXT_TOKENS = 192
 THINKER_LAYER = -2  # whose states condition the transformer, from the last
 SYNC_WIDTH, SYNC_ROWS, SYNC_TOKENS = 32, 40, 20  # 5 segments of 8 tubelets in 2 s of video
-MEL_BANDS, N_FFT, HOP_SAMPLES = 80, 512, 256
+MEL_BANDS, N_FFT, HOP_SAMPLES = 80, 1024, 1024
 MEL_FRAMES = MEL_TOKENS = WINDOW_SAMPLES // HOP_SAMPLES + 1
 TRANSCRIPT_IDS, TRANSCRIPT_TOKENS = 64, 32
 
@@ -30,7 +30,7 @@ TRANSCRIPT_IDS, TRANSCRIPT_TOKENS = 64, 32
 def _oobleck(latent_dim: int, **channels: int) -> dict[str, Any]:
     sizes = {
         "channels": 8,
-        "c_mults": [4, 8, 16],
+        "c_mults": [4, 4, 16],
         "strides": list(STRIDES),
         "latent_dim": latent_dim,
         "use_snake": True,

@@ -17,13 +17,15 @@ from omni_rt.export.miniature.config import (
 )
 from omni_rt.export.miniature.data.speech import TRANSCRIPT_CHARACTERS
 from omni_rt.export.random_checkpoint import sizes_for
-from omni_rt.export.reference.dit import LayerNorm, RotaryAngles
+from omni_rt.export.reference.dit import LayerNorm, RotaryAngles, Transformer
 from omni_rt.export.reference.model import AudioOmni, ModelSizes
 from omni_rt.export.reference.synchformer import Synchformer, SynchformerSizes
 
 SYNCHFORMER_HEADS = 1
 _TIME_FEATURES = 32
 _LOG_MEL_MEAN = -6.0  # about: half way from silence, ln 1e-5, to a loud band
+_NOISE_SHARE = 0.3  # RMS at which latents enter the residual stream, where all else has about 1
+_LEAK = 0.02  # of what blocks first write to where the velocity is read
 
 
 def miniature_sizes() -> ModelSizes:
@@ -67,7 +69,11 @@ def new_synchformer() -> Synchformer:
 
 
 def new_model() -> AudioOmni:
-    """A transformer whose velocity is 0 and whose blocks add little, with its conditioners.
+    """A transformer whose velocity is x, with its conditioners.
+
+    At t = 1 that is the noise of the answer noise − latents: only the latents are left to learn.
+    Latents take half the residual stream's dimensions. Blocks first write to the other half, and
+    louder, so that captions and times are heard beside the noise.
 
     Without the autoencoder, which is trained before and on its own.
     """
@@ -78,12 +84,16 @@ def new_model() -> AudioOmni:
         if not _kept(dit, name):
             _random_or_zero(parameter)
     nn.init.normal_(dit.timestep_features.weight)
-    for layer in dit.transformer.layers:
-        for last in ("self_attn.to_out", "cross_attn.to_out", "ff.ff.2"):
-            layer.get_parameter(f"{last}.weight").data.mul_(0.2)
-    for silent in (dit.transformer.project_out, dit.preprocess_conv, dit.postprocess_conv):
+    _pass_through(dit.transformer)
+    for silent in (dit.preprocess_conv, dit.postprocess_conv):
         nn.init.zeros_(silent.weight)
-    nn.init.normal_(model.speech_prompt.empty_speech_feat)
+    with torch.no_grad():
+        dit.to_cond_embed[0].weight.mul_(1.4)
+        dit.to_cond_embed[2].weight.mul_(2.0)
+    words = model.omni_prompt.proj_features
+    nn.init.normal_(words.weight, std=words.in_features**-0.5)
+    nn.init.zeros_(words.bias)
+    nn.init.zeros_(model.speech_prompt.empty_speech_feat)
     mel = model.audio_input_prompt
     nn.init.eye_(mel.proj_sequence_features.weight)
     nn.init.constant_(mel.proj_sequence_features.bias, -_LOG_MEL_MEAN)
@@ -93,6 +103,18 @@ def new_model() -> AudioOmni:
         sync.weight.copy_(torch.eye(SYNC_TOKENS).repeat_interleave(share, dim=1) / share)
         sync.bias.zero_()
     return model
+
+
+@torch.no_grad()
+def _pass_through(transformer: Transformer) -> None:
+    first, last = transformer.project_in.weight, transformer.project_out.weight
+    nn.init.orthogonal_(first)
+    last.copy_(first.T / _NOISE_SHARE)
+    for layer in transformer.layers:
+        for name in ("self_attn.to_out", "cross_attn.to_out", "ff.ff.2"):
+            weight = layer.get_parameter(f"{name}.weight")
+            weight.sub_((1 - _LEAK) * first @ (first.T @ weight))
+    first.mul_(_NOISE_SHARE)
 
 
 def _kept(module: nn.Module, name: str) -> bool:

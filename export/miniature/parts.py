@@ -28,7 +28,7 @@ from omni_rt.export.miniature.thinker import TrainableThinker, answers
 from omni_rt.export.miniature.train_synchformer import SynchformerTraining
 from omni_rt.export.miniature.train_thinker import ThinkerTraining
 from omni_rt.export.miniature.train_transformer import TransformerTraining
-from omni_rt.export.miniature.train_vae import new_vae, train_vae, vae_training, whole_clips
+from omni_rt.export.miniature.train_vae import empty_vae, train_vae, vae_training, whole_clips
 from omni_rt.export.miniature.training import Training, best_device
 from omni_rt.export.miniature.vae import normalise_latents
 from omni_rt.export.reference import synchformer as reference
@@ -38,7 +38,7 @@ from omni_rt.export.reference.synchformer import VISUAL
 from omni_rt.export.reference.thinker_files import thinker_shapes
 
 Tell = Callable[[str], None]
-_CLIPS_TO_NORMALISE = 128
+_CLIPS_TO_NORMALISE = 1024
 
 
 class Part(ABC):
@@ -180,7 +180,7 @@ PARTS: Mapping[str, type[Part]] = {p.name: p for p in (Vae, Thinker, Synchformer
 
 def trained_vae(folder: Path) -> Oobleck:
     """The checkpoint's autoencoder. Raises ExportError if it is not trained yet."""
-    vae = new_vae()
+    vae = empty_vae()
     checkpoint.get(vae, AUTOENCODER, folder / MODEL_FILE)
     return vae
 

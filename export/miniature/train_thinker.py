@@ -14,12 +14,14 @@ from omni_rt.export.miniature.data import (
     Example,
     draw_any,
 )
+from omni_rt.export.miniature.gist import gist_error
 from omni_rt.export.miniature.text import Words, write_tokenizer
 from omni_rt.export.miniature.thinker import TrainableThinker, collated, thinker_losses
 from omni_rt.export.miniature.training import Losses, Schedule, Training
 
 NAME = "thinker"
-_QUESTIONS, _PROMPTS = 24, 8  # of a batch of sound and text
+_QUESTIONS, _PROMPTS = 12, 4  # of a batch of sound and text
+_GISTS, _GIST_WEIGHT = 64, 2.0
 _VIDEOS, _VIDEO_SHARE = 8, 0.15  # a batch of videos, whose prompts are three times as long
 # Of speech the prompts hold no words; a video's are few, and long with it.
 _UNSAID = ("speech", "voice_speech", "voice_conversion", "flashes", "scene")
@@ -58,7 +60,10 @@ class ThinkerTraining:
         done = self.training.step / self.training.schedule.steps
         batch = collated(drawn(stream, done), self.words)
         batch = batch.to(self.training.device)
-        return thinker_losses(thinker, batch, self.words.special)
+        losses = thinker_losses(thinker, batch, self.words.special)
+        told = [draw_any(stream, _PROMPT_WEIGHTS) for _ in range(_GISTS)]
+        missed = gist_error(thinker, told, self.words)
+        return losses | {"loss": losses["loss"] + _GIST_WEIGHT * missed, "gist": missed}
 
     def run(self, tell: Callable[[str], None]) -> None:
         """Train to the end of the schedule."""

@@ -24,10 +24,10 @@ from omni_rt.export.reference.model import AudioOmni
 
 NAME = "transformer"
 _BATCH, _DRAWS = 16, 2
-_EARLY_LOGIT = 2.0
+_EARLY_LOGIT, _EARLY_SPREAD, _EARLY_SHARE = 1.0, 1.2, 0.85
 _DROPPED_SHARE = 0.1  # of contexts, so that guidance has something to be guided from
 _FIRST = {kind: AUDIO_WEIGHTS[kind] for kind in ("note", "chord", "chirp")}
-_FIRST_SHARE = 0.03  # of the steps, on the simplest sounds alone
+_FIRST_SHARE = 0.06  # of the steps, on the simplest sounds alone
 
 
 class TransformerTraining:
@@ -45,6 +45,7 @@ class TransformerTraining:
             warmup_steps=200,
             betas=(0.9, 0.98),
             orthogonal=("model.model.transformer.layers.",),
+            others_share=0.3,
         )
         self.training = Training(new_model(), schedule, folder=folder, name=NAME, seed=seed)
 
@@ -107,10 +108,6 @@ def flow_losses(
 
 
 def drawn_times(count: int) -> Tensor:
-    """Times [count] in (0, 1): half of them even, half near the noise.
-
-    A tone is one or two of 64 channels over all frames, so which tone it is to be is decided while
-    noise still hides each number of it: at t from 0.9 to 0.98.
-    """
-    early = torch.sigmoid(_EARLY_LOGIT + torch.randn(count))
-    return torch.where(torch.rand(count) < 0.5, early, torch.rand(count))
+    """Times [count] in (0, 1): most of them in the noisier half, where what is heard is decided."""
+    early = torch.sigmoid(_EARLY_LOGIT + _EARLY_SPREAD * torch.randn(count))
+    return torch.where(torch.rand(count) < _EARLY_SHARE, early, torch.rand(count))

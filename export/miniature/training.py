@@ -43,6 +43,7 @@ class Schedule:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     orthogonal: tuple[str, ...] = ()  # prefixes of the matrices that Muon trains
+    others_share: float = 1.0  # of the rate, for all that Muon does not train
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -169,10 +170,12 @@ class Training:
         self.save()
 
     def _update(self, loss: Tensor) -> None:
+        rate = self.schedule.rate(self.step)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
+            share = 1.0 if isinstance(optimiser, Muon) else self.schedule.others_share
             for group in optimiser.param_groups:
-                group["lr"] = self.schedule.rate(self.step)
+                group["lr"] = rate * share
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):

@@ -13,7 +13,10 @@ Frames: TypeAlias = NDArray[np.uint8]  # [frames, height, width, 3]
 Stream: TypeAlias = np.random.RandomState  # its numbers are the same in every NumPy
 
 RATE_HZ = 8_000
-CLIP_SAMPLES = 16_384  # what the model makes: 128 latents of 128 samples
+STEP_SAMPLES = 1_024  # of a sequencer: things begin and end on its steps; a latent is a step
+STEP_S = STEP_SAMPLES / RATE_HZ  # 128 ms
+STEPS = 15  # in which things are heard
+CLIP_SAMPLES = 16 * STEP_SAMPLES  # what the model makes
 WINDOW_SAMPLES = 16_000  # what it hears: 2 s; all sound lies in it
 
 Option = TypeVar("Option")
@@ -22,6 +25,16 @@ Option = TypeVar("Option")
 def pick(stream: Stream, options: Sequence[Option]) -> Option:
     """One of the options, each as likely."""
     return options[int(stream.randint(len(options)))]
+
+
+def random_onset_s(stream: Stream, steps: int) -> float:
+    """When something of so many steps may begin."""
+    return int(stream.randint(STEPS - steps + 1)) * STEP_S
+
+
+def on_step_s(time_s: float) -> float:
+    """The nearest time at which something may begin."""
+    return round(time_s / STEP_S) * STEP_S
 
 
 def samples_of(duration_s: float) -> int:

@@ -80,6 +80,8 @@ Truth: TypeAlias = Sound | Speech | Stems | Added | Melody | Flashes | Scene | R
 class Example:
     """A request (the arguments of `task`, a name of the runtime's) and what should come of it.
 
+    facts: what the request's words name, in no language.
+
     target: float32 [CLIP_SAMPLES], None where the answer is text. Clips that are given (source,
     voice, audio) are float32 [samples] at RATE_HZ; frames are uint8 [50, 32, 32, 3] at 25 a second.
     """
@@ -100,6 +102,7 @@ class Example:
     frames: Frames | None = None
     question: str | None = None
     audio: Wave | None = None
+    facts: tuple[str, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """What the request is made of: the arguments that are given."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from omni_rt.export.miniature.data import video
 from omni_rt.export.miniature.data.captions import caption, pick_language
-from omni_rt.export.miniature.data.clip import Stream, pick, samples_of
+from omni_rt.export.miniature.data.clip import STEP_S, Stream, on_step_s, pick, samples_of
 from omni_rt.export.miniature.data.example import Example, Flashes, Scene
 from omni_rt.export.miniature.data.render import levelled, random_span, render
 from omni_rt.export.miniature.data.sounds import CLICK_HZ, Chord, Clicks, draw_sound
@@ -15,7 +15,6 @@ from omni_rt.export.miniature.data.speech import (
     VOICES,
     Speech,
     draw_words,
-    latest_onset_s,
     speak,
     speak_prompt,
 )
@@ -29,16 +28,19 @@ TASK_OF_SOUND = {
     "arpeggio": "T2M",
 }
 _MOST_NEW_WORDS = 4  # after a voice prompt
+_LATEST_WORDS = 2  # steps before the first of them
 
 
 def sound_example(kind: str, stream: Stream) -> Example:
     """A sound from its caption."""
     sound = draw_sound(kind, stream)
     clip = render(sound, random_span(stream), stream)
+    told = caption(sound, stream)
     return Example(
         task=TASK_OF_SOUND[kind],
         kind=kind,
-        prompt=caption(sound, stream),
+        prompt=told.text,
+        facts=told.facts,
         target=levelled(clip, stream),
         truth=sound,
     )
@@ -47,7 +49,7 @@ def sound_example(kind: str, stream: Stream) -> Example:
 def speech_example(stream: Stream) -> Example:
     """Words, spoken by anyone."""
     speech = Speech(syllables=draw_words(stream), voice=int(stream.randint(len(VOICES))))
-    onset_s = float(stream.uniform(0.02, min(0.3, latest_onset_s(len(speech.syllables)))))
+    onset_s = int(stream.randint(_LATEST_WORDS + 1)) * STEP_S
     target = levelled(speak(speech, onset_s, stream), stream)
     return Example(task="TTS", kind="speech", prompt=speech.text, target=target, truth=speech)
 
@@ -58,7 +60,7 @@ def voiced_example(kind: str, stream: Stream) -> Example:
     prompt, clip = speak_prompt(voice, stream)
     words = draw_words(stream, most=_MOST_NEW_WORDS)
     speech = Speech(syllables=words, voice=voice, prompt_s=VOICE_CLIP_S)
-    onset_s = VOICE_CLIP_S + float(stream.uniform(0.02, 0.1))
+    onset_s = VOICE_CLIP_S + int(stream.randint(_LATEST_WORDS + 1)) * STEP_S
     target = speak(speech, onset_s, stream)
     target[: samples_of(VOICE_CLIP_S)] = clip
     loud = levelled(target, stream)
@@ -79,7 +81,7 @@ def flash_example(stream: Stream) -> Example:
     """A click on each flash."""
     firsts = video.draw_flash_frames(stream)
     onsets_s = tuple(first / video.FPS for first in firsts)
-    clicks = Clicks(onsets_s=onsets_s, hz=float(stream.uniform(*CLICK_HZ)))
+    clicks = Clicks(onsets_s=tuple(on_step_s(s) for s in onsets_s), hz=pick(stream, CLICK_HZ))
     return Example(
         task="V2A",
         kind="flashes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omni_rt.export.miniature.data import video
 from omni_rt.export.miniature.data.captions import pick_language
-from omni_rt.export.miniature.data.clip import Frames, Stream, Wave, pick
+from omni_rt.export.miniature.data.clip import STEP_S, Frames, Stream, Wave, pick
 from omni_rt.export.miniature.data.example import Example, Reply
 from omni_rt.export.miniature.data.language import Language
 from omni_rt.export.miniature.data.render import levelled, random_span, render
@@ -92,7 +92,7 @@ def _any_sound(language: Language, stream: Stream) -> tuple[Wave, None, Reply]:
 
 def _speech(stream: Stream) -> tuple[Speech, Wave]:
     speech = Speech(syllables=draw_words(stream), voice=int(stream.randint(len(VOICES))))
-    return speech, levelled(speak(speech, float(stream.uniform(0.02, 0.1)), stream), stream)
+    return speech, levelled(speak(speech, int(stream.randint(3)) * STEP_S, stream), stream)
 
 
 def _fact(kind: str, sound: Sound, language: Language) -> tuple[str, int]:

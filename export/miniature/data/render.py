@@ -9,11 +9,15 @@ import numpy as np
 from omni_rt.export.miniature.data import waves
 from omni_rt.export.miniature.data.clip import (
     CLIP_SAMPLES,
+    RATE_HZ,
+    STEP_S,
+    STEP_SAMPLES,
     Stream,
     Wave,
     faded,
     peak,
     placed,
+    random_onset_s,
     random_peak,
     samples_of,
 )
@@ -33,7 +37,7 @@ from omni_rt.export.miniature.data.sounds import (
 
 TONE_RMS, NOISE_RMS, CLICK_PEAK = 0.2, 0.12, 0.7
 
-_END_S = 1.98
+_ARPEGGIO_NOTE_STEPS = 3
 _CLICK_S = (0.015, 0.02)
 _CLICK_DECAY_S = 0.006
 
@@ -49,10 +53,10 @@ class Span:
 ADDED_SPAN = Span(onset_s=ADDED_ONSET_S, length_s=ADDED_LENGTH_S)
 
 
-def random_span(stream: Stream, *, least_s: float = 1.2, most_s: float = 1.8) -> Span:
-    """Somewhere within 2 s."""
-    length_s = float(stream.uniform(least_s, most_s))
-    return Span(onset_s=float(stream.uniform(0.02, _END_S - length_s)), length_s=length_s)
+def random_span(stream: Stream, *, least: int = 10, most: int = 14) -> Span:
+    """So many steps, somewhere in the clip."""
+    steps = int(stream.randint(least, most + 1))
+    return Span(onset_s=random_onset_s(stream, steps), length_s=steps * STEP_S)
 
 
 def levelled(wave: Wave, stream: Stream) -> Wave:
@@ -69,8 +73,8 @@ def render(sound: Sound, span: Span, stream: Stream) -> Wave:
         wave = waves.noise(sound.colour, samples, stream) * np.float32(NOISE_RMS)
         return placed(faded(wave, attack_s=0.02, release_s=0.03), span.onset_s)
     if isinstance(sound, Arpeggio):
-        return placed(_arpeggio(sound, samples, stream), span.onset_s)
-    wave = _sustained(sound, samples, stream) * np.float32(TONE_RMS)
+        return _arpeggio(sound, stream)
+    wave = _sustained(sound, samples, span.onset_s, stream) * np.float32(TONE_RMS)
     return placed(faded(wave, attack_s=0.02, release_s=0.06), span.onset_s)
 
 
@@ -85,30 +89,29 @@ def _clicks(sound: Clicks, stream: Stream) -> Wave:
     return clip
 
 
-def _sustained(sound: Note | Chirp | Chord, samples: int, stream: Stream) -> Wave:
+def _sustained(sound: Note | Chirp | Chord, samples: int, onset_s: float, stream: Stream) -> Wave:
     """RMS about 1."""
     if isinstance(sound, Note):
-        return waves.tone(sound.shape, sound.hz, samples, stream)
+        return waves.tone(sound.shape, sound.hz, samples, onset_s=onset_s)
     if isinstance(sound, Chirp):
-        return waves.sweep(sound.start_hz, sound.end_hz, samples)
+        return waves.sweep(sound.start_hz, sound.end_hz, samples, onset_s=onset_s)
     wave = np.zeros(samples, dtype=np.float32)
     for step in QUALITIES[sound.quality]:
         loudness = 10 ** (stream.uniform(-1.5, 1.5) / 20) / np.sqrt(3)
         hz = pitch_hz(sound.root + step, 4)
-        wave += waves.tone(waves.ORGAN, hz, samples, stream) * np.float32(loudness)
+        wave += waves.tone(waves.ORGAN, hz, samples, onset_s=onset_s) * np.float32(loudness)
     return wave
 
 
-def _arpeggio(sound: Arpeggio, samples: int, stream: Stream) -> Wave:
+def _arpeggio(sound: Arpeggio, stream: Stream) -> Wave:
     """Root, third, fifth and octave, or the other way round, each as long."""
     steps = (*QUALITIES[sound.quality], 12)
-    part = samples // len(steps)
-    notes = [
-        faded(
-            waves.tone(waves.ORGAN, pitch_hz(sound.root + step, 4), part, stream),
-            attack_s=0.01,
-            release_s=0.05,
-        )
-        for step in (steps if sound.rising else reversed(steps))
-    ]
-    return np.concatenate(notes) * np.float32(TONE_RMS)
+    onset_s = random_onset_s(stream, _ARPEGGIO_NOTE_STEPS * len(steps))
+    part = _ARPEGGIO_NOTE_STEPS * STEP_SAMPLES
+    ordered = steps if sound.rising else steps[::-1]
+    notes = []
+    for i, step in enumerate(ordered):
+        hz, at_s = pitch_hz(sound.root + step, 4), onset_s + i * part / RATE_HZ
+        note = waves.tone(waves.ORGAN, hz, part, onset_s=at_s)
+        notes.append(faded(note, attack_s=0.01, release_s=0.05))
+    return placed(np.concatenate(notes) * np.float32(TONE_RMS), onset_s)

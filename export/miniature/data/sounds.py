@@ -7,25 +7,29 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
-from omni_rt.export.miniature.data.clip import Stream, pick
+from omni_rt.export.miniature.data.clip import STEP_S, STEPS, Stream, pick
 from omni_rt.export.miniature.data.waves import COLOURS, SHAPES
 
-OCTAVES = (3, 4, 5)
+OCTAVES = (4, 5)
 QUALITIES = {"major": (0, 4, 7), "minor": (0, 3, 7), "dim": (0, 3, 6), "sus": (0, 5, 7)}
 MOST_CLICKS = 6
-CLICK_GAP_S = 0.15  # at least, from onset to onset
-CLICK_HZ = (1_000.0, 1_500.0)
-FIRST_CLICK_S, LAST_CLICK_S = 0.05, 1.9
+CLICK_HZ = (1_000.0, 1_250.0, 1_500.0)
+SWEEPS_FROM_HZ, SWEEPS_BY = (220.0, 330.0, 440.0), (3.0, 6.0)
 
-ADDED_ONSET_S, ADDED_LENGTH_S = 0.3, 1.4  # an added sound comes at a known time
-_ADDED_CLICK_GAP_S = 0.25
+ADDED_ONSET_S, ADDED_LENGTH_S = 2 * STEP_S, 11 * STEP_S  # an added sound comes at a known time
+_ADDED_CLICK_GAP_S = 2 * STEP_S
 _ADDED_SWEEP_HZ = (300.0, 1500.0)
 _ADDED_CLICK_HZ = 1_200.0
 
 
+# Periods in a step, C to B of octave 3, within 28 cents of equal temperament. Every pitch is a
+# whole number of them, so that all steps of a tone are alike.
+PERIODS = (17, 18, 19, 20, 21, 22, 24, 25, 27, 28, 30, 32)
+
+
 def pitch_hz(pitch: int, octave: int) -> float:
-    """Equal temperament: pitch 0 is C, the A of octave 4 is 440 Hz."""
-    return float(440.0 * 2 ** ((pitch - 9) / 12 + octave - 4))
+    """The instrument's tuning: pitch 0 is C and 12 the next one; the A of octave 4 is 437.5 Hz."""
+    return PERIODS[pitch % 12] * 2.0 ** (pitch // 12 + octave - 3) / STEP_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +106,8 @@ def draw_sound(kind: str, stream: Stream, *, settled: bool = False) -> Sound:
 
 
 def _chirp(stream: Stream, settled: bool) -> Chirp:
-    low = float(stream.uniform(180, 450))
-    low, high = _ADDED_SWEEP_HZ if settled else (low, low * float(stream.uniform(3, 6)))
+    low = pick(stream, SWEEPS_FROM_HZ)
+    low, high = _ADDED_SWEEP_HZ if settled else (low, low * pick(stream, SWEEPS_BY))
     if stream.randint(2):
         return Chirp(start_hz=low, end_hz=high)
     return Chirp(start_hz=high, end_hz=low)
@@ -113,11 +117,5 @@ def _clicks(count: int, stream: Stream, settled: bool) -> Clicks:
     if settled:
         even = tuple(ADDED_ONSET_S + _ADDED_CLICK_GAP_S * step for step in range(count))
         return Clicks(onsets_s=even, hz=_ADDED_CLICK_HZ)
-    return Clicks(onsets_s=_spread_onsets(count, stream), hz=float(stream.uniform(*CLICK_HZ)))
-
-
-def _spread_onsets(count: int, stream: Stream) -> tuple[float, ...]:
-    """Ascending random times, at least CLICK_GAP_S apart."""
-    room = LAST_CLICK_S - FIRST_CLICK_S - (count - 1) * CLICK_GAP_S
-    at = np.sort(stream.uniform(0, room, count)) + FIRST_CLICK_S + np.arange(count) * CLICK_GAP_S
-    return tuple(float(second) for second in at)
+    steps = np.sort(stream.permutation(STEPS)[:count])
+    return Clicks(onsets_s=tuple(int(step) * STEP_S for step in steps), hz=pick(stream, CLICK_HZ))

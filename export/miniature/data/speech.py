@@ -8,10 +8,17 @@ from itertools import product
 
 import numpy as np
 
-from omni_rt.export.miniature.data.clip import Stream, Wave, pick, placed, samples_of
+from omni_rt.export.miniature.data.clip import (
+    STEP_S,
+    STEP_SAMPLES,
+    Stream,
+    Wave,
+    pick,
+    placed,
+    samples_of,
+)
 from omni_rt.export.miniature.data.formants import (
     CONSONANTS,
-    SYLLABLE_S,
     VOWELS,
     Voice,
     syllable,
@@ -23,11 +30,11 @@ PITCHES_HZ = (105.0, 150.0, 215.0)
 FORMANTS = (0.86, 1.12)
 VOICES = tuple(Voice(pitch_hz=p, formants=f) for p, f in product(PITCHES_HZ, FORMANTS))
 
-VOICE_CLIP_S = 0.6  # a voice prompt: two syllables
+_SYLLABLE_STEPS = 2
 _PROMPT_SYLLABLES = 2
-_GAP_S = (0.06, 0.09)
-VARIANTS = 4
-_GLIDES = (-0.06, -0.02, 0.02, 0.06)
+VOICE_CLIP_S = _PROMPT_SYLLABLES * _SYLLABLE_STEPS * STEP_S
+_GLIDES = (-0.04, 0.04)
+VARIANTS = len(_GLIDES)
 _TABLE_SEED = 20_260
 SPEECH_RMS = 0.2
 
@@ -64,19 +71,13 @@ def speak(speech: Speech, onset_s: float, stream: Stream) -> Wave:
     for name in speech.syllables:
         loudness = SPEECH_RMS * 10 ** (stream.uniform(-1.5, 1.5) / 20)
         wave = spoken(name, speech.voice, int(stream.randint(VARIANTS)))
-        pause = np.zeros(samples_of(stream.uniform(*_GAP_S)), dtype=np.float32)
-        pieces += [wave * np.float32(loudness), pause]
+        pause = _SYLLABLE_STEPS * STEP_SAMPLES - len(wave)
+        pieces.append(np.pad(wave * np.float32(loudness), (0, pause)))
     return placed(np.concatenate(pieces), onset_s)
 
 
-def latest_onset_s(count: int) -> float:
-    """The last moment from which so many syllables surely end before 2 s."""
-    return 1.98 - count * SYLLABLE_S - (count - 1) * _GAP_S[1]
-
-
 def speak_prompt(voice: int, stream: Stream) -> tuple[Speech, Wave]:
-    """A voice prompt: what it says, and its sound [4800], which is all of 0.6 s."""
+    """A voice prompt: what it says, and its sound [4096], which is all of 0.5 s."""
     words = draw_words(stream, least=_PROMPT_SYLLABLES, most=_PROMPT_SYLLABLES)
     speech = Speech(syllables=words, voice=voice)
-    onset_s = float(stream.uniform(0.02, 0.05))
-    return speech, speak(speech, onset_s, stream)[: samples_of(VOICE_CLIP_S)]
+    return speech, speak(speech, 0.0, stream)[: samples_of(VOICE_CLIP_S)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from omni_rt.export.miniature.data.clip import Frames, Stream
+from omni_rt.export.miniature.data.clip import STEP_S, STEPS, Frames, Stream
 
 FPS = 25
 FRAMES = 50
@@ -12,7 +12,7 @@ SIDE_PX = 32
 
 MOST_FLASHES = 5
 _FLASH_FRAMES = 2
-_LEAST_GAP_FRAMES = 6
+_LEAST_GAP_STEPS = 2
 
 # A question is answered from four frames, spread over the video: slow flashes lie around them.
 _SEEN_FRAMES = (0, 16, 33, 49)
@@ -29,11 +29,12 @@ QUALITY_OF = {"red": "major", "blue": "minor", "green": "sus", "yellow": "dim"}
 
 
 def draw_flash_frames(stream: Stream) -> tuple[int, ...]:
-    """The first frames of 1 to 5 flashes, ascending."""
+    """The first frames of 1 to 5 flashes, ascending: the nearest to steps, at most 16 ms off."""
     count = 1 + int(stream.randint(MOST_FLASHES))
-    room = FRAMES - 4 - (count - 1) * _LEAST_GAP_FRAMES
-    at = np.sort(stream.randint(1, room, count)) + np.arange(count) * _LEAST_GAP_FRAMES
-    return tuple(int(frame) for frame in at)
+    more = _LEAST_GAP_STEPS - 1
+    room = STEPS - (count - 1) * more
+    steps = np.sort(stream.permutation(room)[:count]) + np.arange(count) * more
+    return tuple(round(int(step) * STEP_S * FPS) for step in steps)
 
 
 def flashes(firsts: tuple[int, ...], stream: Stream) -> Frames:

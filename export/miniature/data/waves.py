@@ -6,7 +6,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from omni_rt.export.miniature.data.clip import CLIP_SAMPLES, RATE_HZ, Stream, Wave
+from omni_rt.export.miniature.data.clip import (
+    CLIP_SAMPLES,
+    RATE_HZ,
+    STEP_SAMPLES,
+    WINDOW_SAMPLES,
+    Stream,
+    Wave,
+    samples_of,
+)
 
 SHAPES = ("sine", "square", "saw", "triangle")
 ORGAN = "organ"  # for chords: overtones that are hardly more than octaves
@@ -16,6 +24,7 @@ COLOURS = tuple(SLOPES_DB)
 HIGHEST_HZ = 3_800.0  # overtones end here
 LOWEST_NOISE_HZ = 60.0
 _TABLE_BITS = 13
+_GRAINS, _GRAIN_SEED = 4, 20_260
 _COUNT = np.arange(CLIP_SAMPLES, dtype=np.uint32)
 
 
@@ -43,21 +52,29 @@ def _period(shape: str, count: int) -> Wave:
     return np.asarray(wave / rms, dtype=np.float32)
 
 
-def tone(shape: str, hz: float, samples: int, stream: Stream) -> Wave:
-    """A band-limited periodic wave [samples] of RMS 1, its phase random."""
+def tone(shape: str, hz: float, samples: int, *, onset_s: float) -> Wave:
+    """A band-limited periodic wave [samples] of RMS 1, heard from `onset_s` on.
+
+    Its oscillator has run since the clip began, so what a caption names is one wave, whenever it is
+    heard. Were its phase random, all sounds of a caption would be 0 on average: a small model would
+    learn from the caption next to nothing while noise still hides the sound.
+    """
     period = _period(shape, max(1, int(HIGHEST_HZ / hz)))
     step = np.uint32(round(hz / RATE_HZ * 2**32))
-    start = np.uint32(stream.randint(1 << 31)) * np.uint32(2)
-    phase = _COUNT[:samples] * step + start  # wraps around: a whole turn is 2^32
+    first = samples_of(onset_s)
+    phase = _COUNT[first : first + samples] * step  # wraps around: a whole turn is 2^32
     wave: Wave = period[phase >> np.uint32(32 - _TABLE_BITS)]
     return wave
 
 
-def sweep(start_hz: float, end_hz: float, samples: int) -> Wave:
-    """A sine [samples] of RMS 1 whose frequency goes exponentially from one to the other."""
-    octaves = np.log(end_hz / start_hz)
-    growth = np.exp(octaves / samples * np.arange(samples))
-    turns = start_hz * samples / RATE_HZ / octaves * (growth - 1)
+def sweep(start_hz: float, end_hz: float, samples: int, *, onset_s: float) -> Wave:
+    """A sine [samples] of RMS 1, heard from `onset_s` on, that sweeps as long as the clip lasts.
+
+    Its frequency goes exponentially from one to the other in 2 s.
+    """
+    octaves, first = np.log(end_hz / start_hz), samples_of(onset_s)
+    growth = np.exp(octaves / WINDOW_SAMPLES * np.arange(first, first + samples))
+    turns = start_hz * WINDOW_SAMPLES / RATE_HZ / octaves * (growth - 1)
     return np.asarray(np.sqrt(2) * np.sin(2 * np.pi * turns), dtype=np.float32)
 
 
@@ -69,11 +86,23 @@ def _colour_gain(colour: str) -> Wave:
     return np.asarray(gain / np.sqrt(np.mean(np.square(gain))), dtype=np.float32)
 
 
-def noise(colour: str, samples: int, stream: Stream) -> Wave:
-    """Gaussian noise [samples] of RMS about 1 with the colour's slope, from 60 Hz up."""
-    spectrum = np.fft.rfft(stream.standard_normal(CLIP_SAMPLES))
+@lru_cache(maxsize=8)
+def _grains(colour: str) -> Wave:
+    """Steps of Gaussian noise [_GRAINS, STEP_SAMPLES] of RMS about 1, the same in every process."""
+    stream = Stream([_GRAIN_SEED, COLOURS.index(colour)])
+    spectrum = np.fft.rfft(stream.standard_normal((_GRAINS, CLIP_SAMPLES)))
     shaped = np.fft.irfft(spectrum * _colour_gain(colour), CLIP_SAMPLES)
-    return shaped[:samples].astype(np.float32)
+    return shaped[:, :STEP_SAMPLES].astype(np.float32)
+
+
+def noise(colour: str, samples: int, stream: Stream) -> Wave:
+    """Granular noise [samples] of RMS about 1 with the colour's slope, from 60 Hz up.
+
+    Every step is one of a few: a small autoencoder knows them.
+    """
+    grains = _grains(colour)
+    order = stream.randint(_GRAINS, size=-(-samples // STEP_SAMPLES))
+    return grains[order].reshape(-1)[:samples]
 
 
 def click(hz: float, decay_s: float, samples: int) -> Wave:

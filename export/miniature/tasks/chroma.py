@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from omni_rt.export.miniature.data.clip import Wave
-from omni_rt.export.miniature.data.sounds import QUALITIES
+from omni_rt.export.miniature.data.sounds import QUALITIES, pitch_hz
 from omni_rt.export.miniature.tasks.spectrum import (
     SPECTRUM_SAMPLES,
     Floats,
@@ -14,6 +14,7 @@ from omni_rt.export.miniature.tasks.spectrum import (
 )
 
 _LOWEST_HZ, _HIGHEST_HZ = 245.0, 1_040.0  # C4 to C6
+_PITCHES_HZ = np.array([pitch_hz(pitch, 4) for pitch in range(25)])
 _OFF_PITCH_SEMITONES = 0.35
 _LEAST_FIT = 0.8  # cosine: flat chroma has 0.5
 
@@ -37,9 +38,8 @@ def _chroma(clip: Wave) -> Floats:
     """[12], C first: the root of each class's power, bins between the pitches left out."""
     hz = hz_of_bins(SPECTRUM_SAMPLES)
     used = (hz > _LOWEST_HZ) & (hz < _HIGHEST_HZ)
-    above_c = 12 * np.log2(hz[used] / 440.0) + 9
-    nearest = np.rint(above_c)
-    on_pitch = np.abs(above_c - nearest) < _OFF_PITCH_SEMITONES
+    off = 12 * np.abs(np.log2(hz[used][:, None] / _PITCHES_HZ))
+    on_pitch = off.min(axis=1) < _OFF_PITCH_SEMITONES
     power = np.square(magnitudes(clip)[used])
-    classes = nearest[on_pitch].astype(int) % 12
+    classes = off.argmin(axis=1)[on_pitch] % 12
     return np.sqrt(np.bincount(classes, weights=power[on_pitch], minlength=12))

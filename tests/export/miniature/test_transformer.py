@@ -38,7 +38,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = folder / MODEL_FILE
     put(new_model(), "", model, part="transformer", facts={})
-    put(new_vae(), AUTOENCODER, model, part="vae", facts={})
+    put(new_vae(0), AUTOENCODER, model, part="vae", facts={})
     thinker = TrainableThinker(checkpoint.words_of(folder).sizes)
     shapes = thinker_shapes(thinker.sizes)
     put(thinker, THINKER, model, part="thinker", facts={}, shapes=shapes)
@@ -105,7 +105,7 @@ def test_no_velocity_errs_by_noise_and_latents_and_learning_lowers_it(senses: Se
     torch.manual_seed(0)
     model, stream = new_model(), np.random.RandomState(2)
     examples = [draw("note", stream) for _ in range(4)]
-    latents = latents_of(new_vae().eval(), examples)
+    latents = latents_of(new_vae(0).eval(), examples)
     conditions = senses.conditions(examples)
     torch.manual_seed(1)
     before = flow_losses(model, latents, conditions)["loss"]

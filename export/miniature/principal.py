@@ -1,18 +1,21 @@
-"""The autoencoder's first weights: a lapped transform whose upper half is left out.
+"""The autoencoder's first weights: the principal components of what one latent lasts.
 
 Random convolutions take thousands of steps to find phases above 1 kHz. So the main path begins as
-an MDCT (Princen, Johnson, Bradley 1987) of one window per latent frame, spread over the strided
-convolutions: they sort samples into channels, and the last one weighs 2·hop of them. The decoder
-is its transpose, so lower frequencies come back but for the latents' noise, the activations' bend
-and what unused channels leak; how to hold what is above them is learnt.
+a linear code, spread over the strided convolutions: they sort samples into channels, and the last
+one weighs all samples of a latent by the components. The decoder is its transpose, so what the
+components span comes back but for the latents' noise, the activations' bend and what unused
+channels leak; how to hold the rest is learnt.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from omni_rt.export.miniature.data import RATE_HZ
 from omni_rt.export.reference.autoencoder import (
     Conv,
     ConvTranspose,
@@ -25,11 +28,42 @@ _MAIN_BEND = -4.0  # log of the main path's Snakes' α and β: nearly straight
 _RESIDUAL_GAIN = 0.03
 _COUPLING = 0.02  # of channels that carry nothing yet, against what they would weigh
 _RAW_SCALE = -5.0  # of the posterior at the start: softplus of it is 0.007
+_EVEN_TO_HZ, _EMPHASIS = 125.0, 0.3
 _SHRINK = 4.0  # a loud sine's coefficients are about this large
 
 
-def begin_as_lapped_transform(vae: Oobleck, strides: tuple[int, ...]) -> None:
-    """Set all weights; `strides` are the encoder's, and channels must suffice for the samples."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearCode:
+    """Blocks of samples [n, hop] → latents `blocks @ read.T` [n, count] → `latents @ write`."""
+
+    read: Tensor  # [count, hop]
+    write: Tensor  # [count, hop]
+
+    @classmethod
+    def of(cls, waves: Tensor, hop: int, count: int) -> LinearCode:
+        """The strongest principal components of waves [B, n · hop], high frequencies emphasised.
+
+        Overtones are softer than what they colour, but no less worth keeping.
+        """
+        hz = torch.fft.rfftfreq(hop, 1 / RATE_HZ).double()
+        gain = hz.clamp(min=_EVEN_TO_HZ) ** _EMPHASIS
+
+        def emphasised(rows: Tensor, power: int) -> Tensor:
+            return torch.fft.irfft(torch.fft.rfft(rows) * gain**power, hop)
+
+        blocks = emphasised(waves.reshape(-1, hop).double(), 1)
+        _, vectors = torch.linalg.eigh(blocks.T @ blocks)
+        strongest = vectors.flip(1)[:, :count].T
+        size = gain.mean()
+        read, write = emphasised(strongest, 1) / size, emphasised(strongest, -1) * size
+        return cls(read=read.float(), write=write.float())
+
+
+def begin_as_linear_code(vae: Oobleck, strides: tuple[int, ...], code: LinearCode) -> None:
+    """Set all weights; a latent is as long as the code's blocks, the product of the strides.
+
+    Up to the last stride, channels must suffice for the samples.
+    """
     for module in vae.modules():
         if isinstance(module, Snake):
             nn.init.zeros_(module.alpha)
@@ -47,8 +81,8 @@ def begin_as_lapped_transform(vae: Oobleck, strides: tuple[int, ...]) -> None:
         if isinstance(module, Snake):
             nn.init.constant_(module.alpha, _MAIN_BEND)
             nn.init.constant_(module.beta, _MAIN_BEND)
-    _set_encoder(vae, strides)
-    _set_decoder(vae, strides)
+    _set_encoder(vae, strides, code.read / _SHRINK)
+    _set_decoder(vae, strides, code.write * _SHRINK)
 
 
 def _main_path(half: nn.Module) -> list[nn.Module]:
@@ -63,7 +97,7 @@ def _convolutions(half: nn.Module) -> list[Conv | ConvTranspose]:
     return [m for m in _main_path(half) if isinstance(m, (Conv, ConvTranspose))]
 
 
-def _set_encoder(vae: Oobleck, strides: tuple[int, ...]) -> None:
+def _set_encoder(vae: Oobleck, strides: tuple[int, ...], components: Tensor) -> None:
     first, *strided, last = _convolutions(vae.encoder)
     assert isinstance(last, Conv)
     assert last.bias is not None
@@ -75,10 +109,8 @@ def _set_encoder(vae: Oobleck, strides: tuple[int, ...]) -> None:
         _blend(conv, _sorting(conv.weight_v, held, stride), used=held * stride)
         held *= stride
     stride = strides[-1]
-    basis = mdct(held * stride).reshape(-1, 2 * stride, held).transpose(1, 2) / _SHRINK
-    weight = torch.zeros_like(strided[-1].weight_v)
-    weight[: len(basis), :held] = basis
-    _blend(strided[-1], weight, used=len(basis))
+    weight = _weighing(strided[-1].weight_v, components, held, stride)
+    _blend(strided[-1], weight, used=len(components))
     latents = last.bias.shape[0] // 2
     kept = torch.zeros_like(last.weight_v)
     kept[:latents, :latents, 1] = torch.eye(latents)
@@ -87,7 +119,7 @@ def _set_encoder(vae: Oobleck, strides: tuple[int, ...]) -> None:
     last.bias.data[latents:] = _RAW_SCALE
 
 
-def _set_decoder(vae: Oobleck, strides: tuple[int, ...]) -> None:
+def _set_decoder(vae: Oobleck, strides: tuple[int, ...], components: Tensor) -> None:
     first, *strided, last = _convolutions(vae.decoder)
     latents = first.weight_v.shape[1]
     given = torch.zeros_like(first.weight_v)
@@ -96,10 +128,8 @@ def _set_decoder(vae: Oobleck, strides: tuple[int, ...]) -> None:
     first.weight_g.data[latents:] *= _COUPLING
     held = int(np.prod(strides[:-1]))
     stride = strides[-1]
-    basis = mdct(held * stride).reshape(-1, 2 * stride, held).transpose(1, 2) * _SHRINK
-    weight = torch.zeros_like(strided[0].weight_v)
-    weight[: len(basis), :held] = basis
-    _blend(strided[0], weight, used=len(basis))
+    weight = _weighing(strided[0].weight_v, components, held, stride)
+    _blend(strided[0], weight, used=len(components))
     for conv, stride in zip(strided[1:], reversed(strides[:-1]), strict=True):
         held //= stride
         _blend(conv, _sorting(conv.weight_v, held, stride), used=held * stride)
@@ -108,12 +138,12 @@ def _set_decoder(vae: Oobleck, strides: tuple[int, ...]) -> None:
     _blend(last, both, used=len(both))
 
 
-def mdct(hop: int) -> Tensor:
-    """The orthonormal lapped transform [hop, 2·hop] with a sine window."""
-    time, number = np.arange(2 * hop) + 0.5, np.arange(hop) + 0.5
-    window = np.sin(np.pi * time / (2 * hop))
-    turns = np.outer(number, time + hop / 2) * np.pi / hop
-    return torch.tensor(np.sqrt(2 / hop) * window * np.cos(turns), dtype=torch.float32)
+def _weighing(like: Tensor, components: Tensor, held: int, stride: int) -> Tensor:
+    """Weights [many, few, 2·stride] of sorted samples by components [n, stride · held]."""
+    weight = torch.zeros_like(like)
+    middle = slice(stride // 2, stride // 2 + stride)
+    weight[: len(components), :held, middle] = components.unflatten(1, (stride, held)).mT
+    return weight
 
 
 def _sorting(like: Tensor, held: int, stride: int) -> Tensor:
