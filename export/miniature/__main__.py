@@ -119,7 +119,7 @@ def _finish(run: Part, out: Path, count: int, floor: float | None, told: str) ->
         "command": f"python -m omni_rt.export.miniature {told}",
         "hours": f"{run.training.elapsed_s / 3600:.2f}",
     }
-    draft = run.states / "draft"
+    draft = run.states / f"{run.name}.draft"  # parts may be trained side by side
     shutil.rmtree(draft, ignore_errors=True)
     if out.is_dir():
         checkpoint.copy_files(out, draft)
