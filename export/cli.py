@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from omni_rt import terminal
+from omni_rt import cli_plan, terminal
+from omni_rt.architecture import Architecture
 from omni_rt.errors import ExportError
 from omni_rt.export.miniature import cli as miniature_cli
 
@@ -23,6 +24,14 @@ def commands(app: typer.Typer) -> None:
     app.command("random-checkpoint")(random_checkpoint)
     app.command("bench-reference")(bench_reference)
     miniature_cli.commands(app)
+    cli_plan.commands(app, count_configured=_count_configured)
+
+
+def _count_configured(config: Path, qwen_config: Path | None) -> Architecture:
+    _require_torch()
+    from omni_rt.export.configured import configured_architecture
+
+    return configured_architecture(config, qwen_config)
 
 
 def _require_torch() -> None:
