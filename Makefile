@@ -10,12 +10,16 @@ SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md \
            $(shell find runtime export calibration csrc miniature/bundle -type f -not -name '*.pyc')
 CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint types ctest pytest stubs format clean setup build/view
+.PHONY: demo test latency lint types ctest pytest stubs format clean setup build/view
 
 demo: $(VENV)/run.stamp
 	$(BIN)/omni-rt demo --out demo
 
 test: lint types stubs ctest pytest
+
+# Against this device's baseline, on an otherwise idle machine; no part of `make test`.
+latency: $(VENV)/run.stamp
+	$(BIN)/omni-rt bench miniature/bundle --runs 20 --against tests/latency
 
 # The wheel is built while torch is being installed; byte code is compiled on demand.
 setup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -95,7 +96,13 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
                 terminal.print_json(found)
             else:
                 _print_plan(found, _measured_ms(measured))
-            check_fits(found, device.memory_bytes if available is None else round(available * 1e9))
+            check_fits(found, device.memory_bytes if available is None else _bytes(available))
+
+
+def _bytes(gigabytes: float) -> int:
+    if not math.isfinite(gigabytes):
+        raise RequestError(f"--available must be a number of GB, got {gigabytes}")
+    return round(gigabytes * 1e9)
 
 
 def _model(

@@ -80,7 +80,7 @@ def baseline_of(report: BenchReport, manifest: Manifest) -> Baseline:
         warm_up_runs=WARM_UP_RUNS,
         stages=stages,
     )
-    return replace(unsigned, digest=_digest(unsigned))
+    return replace(unsigned, digest=digest_of(unsigned))
 
 
 def _libraries(engine: str) -> dict[str, str]:
@@ -99,7 +99,8 @@ def _model_digest(manifest: Manifest) -> str:
     return _sha256([strict_json.to_json(manifest.dims), precisions])[:16]
 
 
-def _digest(baseline: Baseline) -> str:
+def digest_of(baseline: Baseline) -> str:
+    """What `digest` must be."""
     return _sha256(strict_json.to_json(replace(baseline, digest="")))
 
 
@@ -138,7 +139,7 @@ def read(path: Path) -> Baseline:
         raise RequestError(f"{path} is no latency baseline: {error}") from error
     if found.schema != SCHEMA:
         raise RequestError(f"{path} has schema {found.schema}, expected {SCHEMA}: save it again")
-    if found.digest != _digest(found):
+    if found.digest != digest_of(found):
         raise RequestError(f"{path} was changed after it was saved: save it again")
     if not all(math.isfinite(t.p50_s) and t.p50_s > 0 for t in found.stages.values()):
         raise RequestError(f"{path} holds a median that is no duration")
