@@ -44,7 +44,9 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         qwen_config: Annotated[
             Path | None, typer.Option(help="config.json of the thinker; without it, the rest.")
         ] = None,
-        mode: Annotated[str, typer.Option(help="resident or staged.")] = "resident",
+        mode: Annotated[
+            str, typer.Option("--mode", "--memory", help="resident or staged.")
+        ] = "resident",
         solver: Annotated[str, typer.Option("--plan", help="Solver and steps.")] = "euler-100",
         seconds: Annotated[float, typer.Option(help="Of the sound to make.")] = 10.0,
         rows: Annotated[

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from omni_rt import strict_json
 from omni_rt.bench import BenchReport
+from omni_rt.doctor import gpu_names
 from omni_rt.engines.processor import processor_info
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.manifest import Manifest
@@ -60,9 +61,10 @@ class Change:
 
 
 def this_device() -> str:
-    """The processor's name and how many threads it has."""
+    """The processor's name and how many threads it has, and the GPUs' names if there are any."""
     name = processor_info().get("model name", platform.processor() or platform.machine())
-    return f"{name.strip()}, {os.cpu_count()} threads"
+    gpus = gpu_names()
+    return f"{name.strip()}, {os.cpu_count()} threads" + (f", {gpus}" if gpus else "")
 
 
 def baseline_of(report: BenchReport, manifest: Manifest) -> Baseline:

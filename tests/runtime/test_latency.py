@@ -138,6 +138,21 @@ def test_a_baseline_is_found_again_by_its_device(before: Baseline, tmp_path: Pat
     assert latency.for_device(file, before.device) == before
 
 
+@pytest.mark.parametrize(
+    ("gpus", "ends"),
+    [
+        (None, " threads"),
+        ("", " threads"),
+        ("NVIDIA H200, 143771 MiB", " threads, NVIDIA H200, 143771 MiB"),
+    ],
+)
+def test_a_device_is_its_processor_and_its_gpus(
+    gpus: str | None, ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "gpu_names", lambda: gpus)
+    assert latency.this_device().endswith(ends)
+
+
 def test_another_device_has_no_baseline(before: Baseline, tmp_path: Path) -> None:
     file = latency.save(before, tmp_path)
     assert latency.for_device(tmp_path, "RTX 4090") is None
