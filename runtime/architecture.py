@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from omni_rt.bundle import Bundle
+from omni_rt.contract import check_ports
 from omni_rt.errors import BundleError
 from omni_rt.external_data import stored_values
 from omni_rt.manifest import Dims
@@ -36,13 +37,16 @@ class OobleckLevels:
         Raises KeyError, TypeError or ValueError for one that is none.
         """
         base = int(half["channels"])
-        return cls(
+        levels = cls(
             audio_channels=int(half["out_channels" if decodes else "in_channels"]),
             channels=(base, *(base * int(factor) for factor in half["c_mults"])),
             strides=tuple(int(stride) for stride in half["strides"]),
             latent_channels=int(half["latent_dim"]),
             latent_taps=_FIRST_TAPS if decodes else _LATENT_TAPS,
         )
+        if len(levels.channels) != len(levels.strides) + 1 or min(levels.strides, default=0) < 1:
+            raise ValueError(f"{levels.channels} channels, strides {levels.strides}")
+        return levels
 
     def flops(self, samples: int) -> int:
         """Multiplications and additions for so many samples of sound."""
@@ -77,9 +81,12 @@ class Architecture:
     def of_bundle(cls, bundle: Bundle) -> Architecture:
         """Weights are counted in the graphs; the autoencoder is in the configuration kept with it.
 
-        Raises BundleError if a graph cannot be read or the configuration is missing.
+        Raises BundleError if a graph cannot be read or has other ports than its sizes give, or if
+        the configuration is missing.
         """
         manifest = bundle.manifest
+        for stage, graph in manifest.graphs.items():
+            check_ports(stage, graph, manifest.dims)
         encoder, decoder = autoencoder_levels(manifest.provenance.get("config"))
         return cls(
             name=manifest.name,

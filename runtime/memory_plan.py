@@ -7,7 +7,7 @@ out (`buffers`). `resident` holds all stages; `staged` those of one phase (`omni
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omni_rt.answering import SLICE_TOKENS
 from omni_rt.architecture import Architecture
@@ -85,7 +85,7 @@ class MemoryPlan:
     evaluations: int
     segments: int
     audio_s: float  # that the request makes, all its rows together
-    needed_bytes: Mapping[Memory, int] = field(default_factory=dict)
+    needed_bytes: Mapping[Memory, int]
 
     @property
     def request_s(self) -> float:
@@ -177,12 +177,15 @@ def _live_values(model: Architecture, stage: str, sizes: Sizes) -> int:
 def needed_bytes(stages: Mapping[str, StageMemory]) -> dict[Memory, int]:
     """In either mode: all stages, or the phase that takes most; and the driver's context."""
     phases = {phase for stage in stages for phase in PHASES[stage]}
-    largest = max(
+    of_phases = (
         sum(used.total for stage, used in stages.items() if phase in PHASES[stage])
         for phase in phases
     )
     everything = sum(used.total for used in stages.values())
-    return {"resident": CONTEXT_BYTES + everything, "staged": CONTEXT_BYTES + largest}
+    return {
+        "resident": CONTEXT_BYTES + everything,
+        "staged": CONTEXT_BYTES + max(of_phases, default=0),
+    }
 
 
 def check_fits(plan: MemoryPlan, available_bytes: int) -> None:

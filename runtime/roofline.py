@@ -34,7 +34,7 @@ _SYNC_TOKENS = 1 + (SYNC_SEGMENT_FRAMES // _SYNC_TUBELET_FRAMES) * (
     (SYNC_FRAME_PX // _SYNC_PATCH_PX) ** 2
 )
 
-# Rows that a stage's weights are applied to, one of its calls.
+# Rows that a stage's weights are applied to in one call.
 _TOKENS: Mapping[str, Callable[[Dims, Sizes], int]] = {
     "thinker_embed": lambda dims, sizes: 0,  # a table
     "audio_tower": lambda dims, sizes: sizes["chunks"] * _chunk_rows(dims),

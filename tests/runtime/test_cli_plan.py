@@ -12,6 +12,7 @@ from omni_rt import bench, latency, miniature
 from omni_rt.cli import app
 from omni_rt.export.cli import commands
 from tests.runtime.test_latency import report
+from tests.runtime.tiny_bundle import write_tiny_bundle
 
 if not any(command.name == "random-checkpoint" for command in app.registered_commands):
     commands(app)
@@ -69,6 +70,13 @@ def test_a_wrong_question_is_one_line(arguments: tuple[object, ...], said: str) 
     assert result.exit_code == 1
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_bundle_that_does_not_say_what_it_is_made_of_is_one_line(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    result = run("plan", tmp_path / "bundle", "--target", "orin")
+    assert result.exit_code == 1
+    assert "tells no autoencoder" in result.stderr
 
 
 # Baselines: what is timed is given, so that nothing depends on this machine

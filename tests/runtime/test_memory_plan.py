@@ -105,6 +105,10 @@ def test_no_memory_at_all_is_a_wrong_question() -> None:
         check_fits(plan(), 0)
 
 
+def test_nothing_to_hold_needs_the_context_alone() -> None:
+    assert needed_bytes({}) == {"resident": CONTEXT_BYTES, "staged": CONTEXT_BYTES}
+
+
 def test_every_stage_has_a_phase_and_large_ones_share_none() -> None:
     small = {"thinker_embed", "synchformer", "transcript", "signal"}
     large = sorted(PHASES.keys() - small)

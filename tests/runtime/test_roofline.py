@@ -113,7 +113,32 @@ def test_the_hardware_is_named_or_refused() -> None:
         assert "fp8" in device.peak or "fp8" not in formats
 
 
-@pytest.mark.parametrize("config", [None, {}, {"model": {"pretransform": {"config": 3}}}])
+def vae(**half: object) -> object:
+    """A configuration whose autoencoder has such halves."""
+    config = {"channels": 4, "c_mults": [2], "strides": [10], "latent_dim": 4, **half}
+    config |= {"in_channels": 2, "out_channels": 2}
+    halves = {name: {"config": config} for name in ("encoder", "decoder")}
+    return {"model": {"pretransform": {"config": halves}}}
+
+
+def test_the_levels_of_an_autoencoder_are_its_configuration_s() -> None:
+    encoder, decoder = autoencoder_levels(vae())
+    assert decoder == LEVELS
+    assert encoder == replace(LEVELS, latent_taps=3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        {},
+        {"model": {"pretransform": {"config": 3}}},
+        vae(strides=[10, 2]),
+        vae(strides=[0]),
+        vae(c_mults=None),
+        vae(channels="many"),
+    ],
+)
 def test_a_bundle_without_its_configuration_is_one_error(config: object) -> None:
     with pytest.raises(BundleError, match="tells no autoencoder"):
         autoencoder_levels(config)
