@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omni_rt.bench_thinker import ThinkerBench
     from omni_rt.latency import Baseline
 
-_MAX_SLOWDOWN = 1.15  # of a median; on an idle machine runs of one build lie closer together
+_MAX_SLOWDOWN = 1.15  # of a median: a choice, no spread was measured on an idle machine yet
 
 
 def commands(app: typer.Typer) -> None:
