@@ -89,11 +89,10 @@ def compiled_for(options: BuildOptions) -> tuple[Target, str]:
     Raises RequestError for a target whose engines are not compiled.
     """
     target = target_named(options.target)
-    target = replace(target, library=options.library or target.library)
     capability = options.compute_capability or target.compute_capability
     if target.library not in INSTALL or capability is None:
         raise RequestError(f"target {target.name}: {target.library} needs no compiled engines")
-    return target, capability
+    return replace(target, library=options.library or target.library), capability
 
 
 def check_rounding(bundle: Bundle, stages: Sequence[str], target: Target) -> None:

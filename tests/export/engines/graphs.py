@@ -93,7 +93,7 @@ def product(format: str) -> ir.Graph:
 
 
 def attention(format: str | None = None) -> ir.Graph:
-    """x [1, 32, 64], bias [1, 1, 1, 32] → softmax(q·kᵀ + bias)·v, of two heads, of the norm of x."""
+    """x [1, 32, 64], bias [1, 1, 1, 32] → softmax(q·kᵀ + bias)·v, two heads, x normalised."""
     build = GraphBuilder()
     x = build.input("x", 1, TOKENS, WIDTH)
     bias = build.input("bias", 1, 1, 1, TOKENS)
