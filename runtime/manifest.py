@@ -269,6 +269,7 @@ def parse_manifest(raw: object) -> Manifest:
     manifest = strict_json.parse(Manifest, raw, where="manifest")
     _check_dims(manifest.dims)
     _check_paths(manifest)
+    _check_profiles(manifest)
     return manifest
 
 
@@ -295,6 +296,18 @@ def _check_paths(manifest: Manifest) -> None:
     unlisted = sorted(used - manifest.files.keys())
     if unlisted:
         raise BundleError(f"manifest: files without a hash: {', '.join(unlisted)}")
+
+
+def _check_profiles(manifest: Manifest) -> None:
+    for target, engines in manifest.engines.items():
+        for stage, engine in engines.stages.items():
+            for profile in engine.profiles:
+                for name, sizes in profile.sizes.items():
+                    if len(sizes) != 3 or list(sizes) != sorted(sizes) or sizes[0] < 0:
+                        raise BundleError(
+                            f"manifest.engines.{target}.stages.{stage}: {name} must be fewest, "
+                            f"usual and most, got {list(sizes)}"
+                        )
 
 
 def is_inside(path: str) -> bool:

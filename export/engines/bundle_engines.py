@@ -74,12 +74,9 @@ def build_engines(options: BuildOptions, *, progress: Progress = lambda _: None)
             compute_capability=capability,
             stages={stage: build.spec for stage, build in builds.items()},
         )
-        engines = signed(engines, draft, key)
-        others = {n: e for n, e in bundle.manifest.engines.items() if n != target.name}
-        manifest = replace(
-            bundle.manifest, engines={**others, target.name: engines}, files=list_files(draft)
-        )
-        write_manifest(manifest, draft)
+        engines = added_to(bundle.manifest.engines.get(target.name), signed(engines, draft, key))
+        every = {**bundle.manifest.engines, target.name: engines}
+        write_manifest(replace(bundle.manifest, engines=every, files=list_files(draft)), draft)
     return options.out
 
 
@@ -105,6 +102,13 @@ def check_rounding(bundle: Bundle, stages: Sequence[str], target: Target) -> Non
                 f"{stage} is rounded to {found}, for {target.name} it has to be {wanted}: "
                 f"omni-rt quantise UNROUNDED --target {target.name}"
             )
+
+
+def added_to(before: TargetEngines | None, new: TargetEngines) -> TargetEngines:
+    """New engines with those of other stages that the same library built for the same device."""
+    if before is None or replace(before, stages={}) != replace(new, stages={}):
+        return new
+    return replace(new, stages={**before.stages, **new.stages})
 
 
 def signed(engines: TargetEngines, folder: Path, key: bytes) -> TargetEngines:

@@ -67,9 +67,15 @@ def compile_graph(
         raise ExportError(f"{path.stem}: {library} cannot build it: {_said(logger)}")
     _keep_timing_cache(cache, timing_cache)
     plan = bytes(data)
+    compiled = _described(trt, logger, plan)
+    if len(compiled.activation_bytes) != len(profiles):
+        raise ExportError(
+            f"{path.stem}: {library} tells the memory of {len(compiled.activation_bytes)} profiles "
+            f"of {len(profiles)}"
+        )
     return Plan(
         data=plan,
-        compiled=_described(trt, logger, plan),
+        compiled=compiled,
         version=str(trt.__version__),
         seconds=time.perf_counter() - start,
     )

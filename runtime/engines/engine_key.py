@@ -93,7 +93,8 @@ def signature(key: bytes, plan: bytes, **identity: str) -> str:
 def is_signed(claimed: str, plan: bytes, **identity: str) -> bool:
     """Whether a signature was made with a key that this user trusts."""
     return any(
-        hmac.compare_digest(claimed, signature(key, plan, **identity)) for key in trusted_keys()
+        hmac.compare_digest(claimed.encode(), signature(key, plan, **identity).encode())
+        for key in trusted_keys()
     )
 
 

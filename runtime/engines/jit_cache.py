@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omni_rt.engines.engine_key import is_signed, own_key, signature
+from omni_rt.errors import EngineError
 
 _WHAT = {"kind": "runtime cache"}
 _SIGNATURE_BYTES = 64  # hexadecimal digits before the cache itself
@@ -64,13 +66,12 @@ class JitCache:
         if self._cache is None:
             return
         data = bytes(self._cache.serialize())
-        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
+        with suppress(OSError, EngineError):
+            signed = signature(own_key(), data, **_WHAT).encode() + data
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft.write_bytes(signature(own_key(), data, **_WHAT).encode() + data)
+            draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            draft.write_bytes(signed)
             draft.replace(self._path)
-        except OSError:
-            draft.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes | None:

@@ -7,9 +7,10 @@ bound as they lie; NumPy's are copied to the GPU and back at every run.
 from __future__ import annotations
 
 import math
-import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,7 @@ class TensorRtEngine:
             raise EngineError(f"{stage}: the plan cannot be loaded: {self._said()}")
         self._types = self._types_of_ports()
         self._cache = JitCache.of(self._engine, plan)
-        self._lock = threading.Lock()
-        self._idle: dict[int, list[Any]] = {}  # contexts by profile
+        self._idle: dict[int, list[Any]] = defaultdict(list)  # contexts by profile
         self._stream = self._driver.new_stream()
 
     @property
@@ -142,10 +142,8 @@ class TensorRtEngine:
 
     def take_context(self, profile: int) -> Any:
         """An execution context of a profile that nobody else uses."""
-        with self._lock:
-            idle = self._idle.setdefault(profile, [])
-            if idle:
-                return idle.pop()
+        with suppress(IndexError):
+            return self._idle[profile].pop()
         context = self._cache.new_context(self._library, eager=self._name == _CAPTURED)
         if context is None or not context.set_optimization_profile_async(profile, self._stream):
             free, whole = self._driver.memory_bytes()
@@ -158,9 +156,8 @@ class TensorRtEngine:
         return context
 
     def give_back(self, profile: int, context: Any) -> None:
-        """Let others use a context again."""
-        with self._lock:
-            self._idle[profile].append(context)
+        """Let others use a context again. Called by the garbage collector: takes no lock."""
+        self._idle[profile].append(context)
 
     def keep_kernels(self) -> None:
         """Keep what was compiled for this GPU just now for the next start."""
@@ -211,9 +208,10 @@ class TensorRtBinding:
         self._profile, self._sizes = engine.profile_of(shapes)
         self._context = engine.take_context(self._profile)
         self._copies: dict[str, int] = {}  # addresses of ports whose buffers are not on the GPU
-        self._kept = weakref.finalize(
+        released = weakref.finalize(
             self, _release, engine, self._profile, self._context, self._copies
         )
+        released.atexit = False  # the driver frees what a process that ends still holds
         self._made: dict[str, Array] = {}
         self._ran = False
         for port in engine.inputs:
@@ -305,6 +303,7 @@ class TensorRtBinding:
 
 def _release(engine: TensorRtEngine, profile: int, context: Any, copies: Mapping[str, int]) -> None:
     engine.give_back(profile, context)
+    engine.driver.use()
     for address in copies.values():
         engine.driver.free(address)
 

@@ -202,3 +202,27 @@ def test_a_manifest_is_readable_json(tmp_path: Path) -> None:
     text = (tmp_path / "bundle" / MANIFEST).read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert list(json.loads(text))[:3] == ["schema", "name", "dims"]
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [2, 1, 3], [-1, 0, 1]])
+def test_an_engines_sizes_are_fewest_usual_and_most(raw: dict[str, Any], sizes: list[int]) -> None:
+    engine = {
+        "path": raw["constants"], "graph": "0", "base_type": "float16", "weight_bytes": 1,
+        "profiles": [{"sizes": {"P": sizes}, "activation_bytes": 1}], "build_s": 1.0,
+        "build_peak_rss_bytes": 1, "rounded_products": 0, "fused_attentions": 0, "attentions": 0,
+        "signature": "",
+    }  # fmt: skip
+    raw["engines"]["rtx4090"] = {
+        "library": "tensorrt_rtx", "version": "1", "compute_capability": "8.9",
+        "stages": {"dit_step": engine},
+    }  # fmt: skip
+    with pytest.raises(BundleError, match=r"engines\.rtx4090\.stages\.dit_step: P must be fewest"):
+        parse_manifest(raw)
+
+
+def test_an_engine_without_a_listed_plan_is_refused(raw: dict[str, Any]) -> None:
+    raw["engines"]["rtx4090"] = {
+        "library": "tensorrt_rtx", "version": "1", "compute_capability": "8.9", "stages": {"x": {}},
+    }  # fmt: skip
+    with pytest.raises(BundleError, match=r"stages\.x: missing key 'path'"):
+        parse_manifest(raw)
