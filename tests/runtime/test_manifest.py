@@ -231,5 +231,5 @@ def test_an_engines_sizes_are_fewest_usual_and_most(raw: dict[str, Any], sizes: 
 @pytest.mark.parametrize("path", ["engines/step.plan", "../step.plan"])
 def test_a_plan_is_a_listed_file_of_the_bundle(raw: dict[str, Any], path: str) -> None:
     raw["engines"] = engines_with(path, [1, 2, 2])
-    with pytest.raises(BundleError, match="without a hash|leaves the bundle"):
+    with pytest.raises(BundleError, match=r"without a hash|leaves the bundle"):
         parse_manifest(raw)
