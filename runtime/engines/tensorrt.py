@@ -1,0 +1,321 @@
+"""TensorRT-RTX and TensorRT: plans that `omni-rt build` compiled, run on the GPU they are for.
+
+Buffers in the GPU's memory (anything with `__cuda_array_interface__`, as the CUDA loop's are) are
+bound as they lie; NumPy's are copied to the GPU and back at every run.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from omni_rt.bundle import Bundle
+from omni_rt.engines import Array
+from omni_rt.engines.checks import check_arrays, check_buffers, one_line
+from omni_rt.engines.cuda_driver import CudaDriver, address_of
+from omni_rt.engines.jit_cache import JitCache
+from omni_rt.engines.plan_checks import (
+    PADDED,
+    check_driver,
+    engines_for,
+    profile_for,
+    trusted_plan,
+)
+from omni_rt.engines.tensorrt_library import CLASSIC, RTX, collector, library_named
+from omni_rt.errors import EngineError
+from omni_rt.manifest import TensorSpec
+
+_TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "BOOL": "bool"}
+_CAPTURED = "dit_step"  # kernels of this stage are all made before its first run
+_HIDDEN = {"context_bias": -1e4}  # what pads an input; others are padded with 0
+
+
+def load_rtx(bundle: Bundle, stage: str, threads: int | None) -> TensorRtEngine:
+    """A stage of a bundle in TensorRT-RTX. Raises BundleError or EngineError."""
+    return TensorRtEngine(bundle, stage, library=library_named(RTX), name=RTX)
+
+
+def load_classic(bundle: Bundle, stage: str, threads: int | None) -> TensorRtEngine:
+    """A stage of a bundle in TensorRT. Raises BundleError or EngineError."""
+    return TensorRtEngine(bundle, stage, library=library_named(CLASSIC), name=CLASSIC)
+
+
+class TensorRtEngine:
+    """One plan on the GPU. Ports are the graph's, whatever types the plan has inside."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        stage: str,
+        *,
+        library: Any,
+        name: str,
+        driver: CudaDriver | None = None,
+    ) -> None:
+        """Check and load a plan. GPU, versions and driver are looked at before the plan is opened.
+
+        Raises EngineError naming the command that builds what is missing, and for a plan that was
+        changed or that nobody trusted has signed.
+        """
+        self._ports, self._name = bundle.graph(stage), stage
+        self._library = library
+        self._driver = CudaDriver() if driver is None else driver
+        self._driver.use()
+        version = str(library.__version__)
+        target, engines = engines_for(bundle, name, version, self._driver.compute_capability)
+        plan = trusted_plan(bundle, stage, target, engines)
+        self._spec = engines.stages[stage]
+        self._check_memory()
+        self._logger = collector(library, verbose=False)
+        runtime = library.Runtime(self._logger)
+        check_driver(runtime, plan, bundle=bundle, target=target, driver=self._driver.version)
+        self._engine = runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise EngineError(f"{stage}: the plan cannot be loaded: {self._said()}")
+        self._types = self._types_of_ports()
+        self._cache = JitCache.of(self._engine, plan)
+        self._idle: dict[int, list[Any]] = defaultdict(list)  # contexts by profile
+        self._stream = self._driver.new_stream()
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        return self._ports.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        return self._ports.outputs
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once; outputs by name."""
+        check_arrays(self._name, self.inputs, inputs)
+        arrays = {name: np.require(array, requirements=["C"]) for name, array in inputs.items()}
+        bound = TensorRtBinding(self, arrays)
+        bound.enqueue()
+        return bound.made()
+
+    def bind(self, buffers: Mapping[str, Array]) -> TensorRtBinding:
+        """Fix a buffer for every input and output: NumPy's, or in the GPU's memory."""
+        on_host = {name: b for name, b in buffers.items() if address_of(b) is None}
+        ports = [
+            p for p in (*self.inputs, *self.outputs) if p.name in on_host or p.name not in buffers
+        ]
+        check_buffers(self._name, ports, on_host)
+        return TensorRtBinding(self, buffers)
+
+    # What a binding needs of its engine.
+
+    @property
+    def driver(self) -> CudaDriver:
+        return self._driver
+
+    @property
+    def own_stream(self) -> int:
+        """The stream of runs that are given none."""
+        return self._stream
+
+    @property
+    def stage(self) -> str:
+        return self._name
+
+    def type_of(self, port: str) -> np.dtype[Any]:
+        """A port's type inside the plan."""
+        return self._types[port]
+
+    def profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, int]]:
+        """The profile for inputs of these shapes, and the dynamic sizes to run it with."""
+        sizes = {
+            name: size
+            for port in self.inputs
+            for name, size in zip(port.shape, shapes[port.name], strict=True)
+            if isinstance(name, str)
+        }
+        index = profile_for(self._spec, self._name, sizes)
+        if PADDED in sizes:
+            sizes[PADDED] = max(sizes[PADDED], self._spec.profiles[index].sizes[PADDED][0])
+        return index, sizes
+
+    def take_context(self, profile: int) -> Any:
+        """An execution context of a profile that nobody else uses."""
+        with suppress(IndexError):
+            return self._idle[profile].pop()
+        context = self._cache.new_context(self._library, eager=self._name == _CAPTURED)
+        if context is None or not context.set_optimization_profile_async(profile, self._stream):
+            free, whole = self._driver.memory_bytes()
+            needed = self._spec.profiles[profile].activation_bytes
+            raise EngineError(
+                f"{self._name}: no room to run: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} "
+                f"of {whole / 1e6:.0f} MB are free: {self._said()}"
+            )
+        self._driver.wait(self._stream)
+        return context
+
+    def give_back(self, profile: int, context: Any) -> None:
+        """Let others use a context again. Called by the garbage collector: takes no lock."""
+        self._idle[profile].append(context)
+
+    def keep_kernels(self) -> None:
+        """Keep what was compiled for this GPU just now for the next start."""
+        self._cache.keep()
+
+    def failure(self, what: str) -> EngineError:
+        """An error with what the library said last."""
+        return EngineError(f"{self._name}: {what}: {self._said()}")
+
+    def _said(self) -> str:
+        problems = self._logger.problems
+        return one_line(ValueError(problems[-1])) if problems else "the library does not say why"
+
+    def _check_memory(self) -> None:
+        """Raise EngineError before loading what cannot fit."""
+        free, whole = self._driver.memory_bytes()
+        smallest = min(profile.activation_bytes for profile in self._spec.profiles)
+        needed = self._spec.weight_bytes + smallest
+        if needed > free:
+            raise EngineError(
+                f"{self._name}: {needed / 1e6:.0f} MB of the GPU's memory are needed, "
+                f"{free / 1e6:.0f} of {whole / 1e6:.0f} MB are free: memory='staged' loads fewer "
+                "engines at once"
+            )
+
+    def _types_of_ports(self) -> dict[str, np.dtype[Any]]:
+        """Types inside the plan. Raises EngineError if its ports are not the manifest's."""
+        found = {
+            name: _TYPES.get(self._engine.get_tensor_dtype(name).name)
+            for name in map(self._engine.get_tensor_name, range(self._engine.num_io_tensors))
+        }
+        wanted = {port.name for port in (*self.inputs, *self.outputs)}
+        if found.keys() != wanted or None in found.values():
+            raise EngineError(
+                f"{self._name}: the plan's ports are not the manifest's: {found}"[:400]
+            )
+        return {name: np.dtype(kind) for name, kind in found.items()}
+
+
+class TensorRtBinding:
+    """A plan with fixed buffers; a context and the GPU memory of copies are its own."""
+
+    def __init__(self, engine: TensorRtEngine, buffers: Mapping[str, Array]) -> None:
+        self._engine, self._buffers = engine, dict(buffers)
+        self._driver = engine.driver
+        self._driver.use()
+        shapes = {port.name: tuple(buffers[port.name].shape) for port in engine.inputs}
+        self._profile, self._sizes = engine.profile_of(shapes)
+        self._context = engine.take_context(self._profile)
+        self._copies: dict[str, int] = {}  # addresses of ports whose buffers are not on the GPU
+        released = weakref.finalize(
+            self, _release, engine, self._profile, self._context, self._copies
+        )
+        released.atexit = False  # the driver frees what a process that ends still holds
+        self._made: dict[str, Array] = {}
+        self._ran = False
+        for port in engine.inputs:
+            self._attach_input(port)
+        for port in engine.outputs:
+            self._attach_output(port)
+
+    def enqueue(self, stream: int | None = None) -> None:
+        """Compute the outputs from what the inputs hold now.
+
+        On a stream (an address), work is only given to it, and may be captured; all buffers have to
+        lie on the GPU then. Without one, outputs are there on return.
+        """
+        if stream is not None and self._copies:
+            names = ", ".join(sorted(self._copies)[:3])
+            raise EngineError(f"{self._engine.stage}: on a stream, {names} must lie on the GPU")
+        self._driver.use()
+        on = self._engine.own_stream if stream is None else stream
+        for port in self._engine.inputs:
+            if port.name in self._copies:
+                self._upload(port, on)
+        if not self._context.execute_async_v3(on):
+            raise self._engine.failure("it failed while running")
+        for name, array in self._made.items():
+            self._driver.download(array, self._copies[name], on)
+        if stream is None:
+            self._driver.wait(on)
+            self._hand_out()
+        if not self._ran:
+            self._ran = True
+            self._engine.keep_kernels()
+
+    def made(self) -> dict[str, Array]:
+        """Outputs by name, in the graph's types, of the last run."""
+        return {port.name: self._buffers[port.name] for port in self._engine.outputs}
+
+    def _attach_input(self, port: TensorSpec) -> None:
+        shape = tuple(self._sizes[n] if isinstance(n, str) else n for n in port.shape)
+        buffer, kind = self._buffers[port.name], self._engine.type_of(port.name)
+        address = address_of(buffer)
+        if address is None:
+            address = self._copy_of(port.name, math.prod(shape) * kind.itemsize)
+        else:
+            _check_on_gpu(self._engine.stage, port.name, buffer, shape, kind)
+        if not self._context.set_input_shape(port.name, shape):
+            raise self._engine.failure(f"{port.name} cannot be {list(shape)}")
+        self._attach(port.name, address)
+
+    def _attach_output(self, port: TensorSpec) -> None:
+        shape = tuple(self._context.get_tensor_shape(port.name))
+        kind = self._engine.type_of(port.name)
+        buffer = self._buffers.setdefault(port.name, np.zeros(shape, port.dtype))
+        if tuple(buffer.shape) != shape:
+            raise EngineError(
+                f"{self._engine.stage}: {port.name} must be {list(shape)}, got {list(buffer.shape)}"
+            )
+        address = address_of(buffer)
+        if address is None:
+            address = self._copy_of(port.name, math.prod(shape) * kind.itemsize)
+            self._made[port.name] = buffer if buffer.dtype == kind else np.zeros(shape, kind)
+        else:
+            _check_on_gpu(self._engine.stage, port.name, buffer, shape, kind)
+        self._attach(port.name, address)
+
+    def _attach(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise self._engine.failure(f"{name} cannot lie there")
+
+    def _copy_of(self, name: str, size: int) -> int:
+        self._copies[name] = self._driver.allocate(size)
+        return self._copies[name]
+
+    def _upload(self, port: TensorSpec, stream: int) -> None:
+        """Copy an input as it is now: in the plan's type, padded to the sizes it runs with."""
+        array = np.ascontiguousarray(self._buffers[port.name], self._engine.type_of(port.name))
+        if PADDED in port.shape:
+            axis = port.shape.index(PADDED)
+            more = [(0, 0)] * array.ndim
+            more[axis] = (0, self._sizes[PADDED] - array.shape[axis])
+            array = np.pad(array, more, constant_values=_HIDDEN.get(port.name, 0))
+        self._driver.upload(self._copies[port.name], array, stream)
+
+    def _hand_out(self) -> None:
+        """Put outputs that the plan has in another type into the buffers."""
+        for name, array in self._made.items():
+            if array is not self._buffers[name]:
+                self._buffers[name][...] = array
+
+
+def _release(engine: TensorRtEngine, profile: int, context: Any, copies: Mapping[str, int]) -> None:
+    engine.give_back(profile, context)
+    engine.driver.use()
+    for address in copies.values():
+        engine.driver.free(address)
+
+
+def _check_on_gpu(
+    stage: str, name: str, buffer: Any, shape: tuple[int, ...], kind: np.dtype[Any]
+) -> None:
+    """Raise EngineError unless a buffer on the GPU is what the plan reads or writes there."""
+    facts = buffer.__cuda_array_interface__
+    found = tuple(facts["shape"]), np.dtype(facts["typestr"])
+    if found != (shape, kind) or facts.get("strides") is not None:
+        raise EngineError(
+            f"{stage}: {name} on the GPU must be contiguous {kind}{list(shape)}, got "
+            f"{found[1]}{list(found[0])}"
+        )
