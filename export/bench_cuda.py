@@ -49,7 +49,7 @@ class Rival:
     ratio: float  # the original's median over this one's
     gap: Timing | None  # from the end of one row's work on the device to the next's begin
     latents_rel_l2: float  # against the original's loop in the same run
-    peak_bytes: int  # of torch's memory: weights, workspaces and activations
+    peak_bytes: int  # of torch's memory, the original's weights included: they stay loaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,7 +76,8 @@ class RandomTransformer:
             if parameter.ndim > 1:
                 spread = math.prod(parameter.shape[1:]) ** -0.5
                 parameter.normal_(0, spread, generator=generator)
-        regrouped.load_state_dict(split_state(original.state_dict(), regrouped), strict=True)
+        weights = split_state(original.state_dict(), regrouped)
+        regrouped.load_state_dict(weights, strict=True, assign=True)  # shared, not copied
         tokens = dims.context_tokens + dims.transcript_tokens
         mask = torch.arange(tokens, device=device) < VALID_TOKENS
 

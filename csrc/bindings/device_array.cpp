@@ -128,7 +128,13 @@ void bind_device(py::module_& m) {
             return py::make_tuple(info.free, info.total);
           },
           "Bytes free and in all.")
-      .def("synchronise", &Device::synchronise, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "synchronise",
+          [](Device& device) {
+            device.enter();
+            device.synchronise();
+          },
+          py::call_guard<py::gil_scoped_release>())
       .def("empty", &empty, "shape"_a, "dtype"_a, "A new array of zeros.");
 }
 
