@@ -181,15 +181,20 @@ class CudaLoop:
         if bucket not in self._shapes:
             while len(self._shapes) >= self._kept:
                 self._shapes.popitem(last=False)
-            try:
-                self._shapes[bucket] = self._made(bucket, latents)
-            except EngineError:
-                if not self._shapes:
-                    raise
+            made = self._made_or_none(bucket, latents) if self._shapes else None
+            if made is None:
                 self._shapes.clear()  # they may be what fills the memory
-                self._shapes[bucket] = self._made(bucket, latents)
+                made = self._made(bucket, latents)
+            self._shapes[bucket] = made
         self._shapes.move_to_end(bucket)
         return self._shapes[bucket]
+
+    def _made_or_none(self, bucket: Bucket, latents: tuple[int, ...]) -> _Shape | None:
+        """None if it failed; nothing of the error is kept, which would hold on to memory."""
+        try:
+            return self._made(bucket, latents)
+        except EngineError:
+            return None
 
     def _made(self, bucket: Bucket, latents: tuple[int, ...]) -> _Shape:
         loop = self._module.Loop(

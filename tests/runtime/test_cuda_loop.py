@@ -158,7 +158,8 @@ def test_the_shape_used_longest_ago_is_let_go(step: Step) -> None:
 
 def test_other_shapes_make_room_where_memory_runs_out(step: Step) -> None:
     one = step.host.HostDevice()
-    sample(loop_on(step, device=one), [prepared(320)])
+    kept = loop_on(step, device=one)
+    sample(kept, [prepared(320)])
     free, total = one.memory
     small = step.host.HostDevice(memory_bytes=(total - free) * 3 // 2)
     loop = loop_on(step, device=small)
