@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from omni_rt.contract import PORTS
 from omni_rt.encode import Context, Floats, Prepared
 from omni_rt.export.graphs import Stage
-from omni_rt.export.reference.dit import DiT, DitSizes, guided_velocity, split_heads
+from omni_rt.export.reference.dit import Block, DiT, DitSizes, guided_velocity, split_heads
 from omni_rt.export.stage_weights import FUSED
 from omni_rt.export.stages import DitStep
 from omni_rt.manifest import Dims
@@ -113,7 +114,7 @@ class RandomTransformer:
         embedded = self.original.to_cond_embed(self.context[:, : int(self.mask.sum())])
         keys, values = [], []
         for layer in self.original.transformer.layers:
-            k, v = layer.cross_attn.to_kv(embedded).chunk(2, dim=-1)
+            k, v = cast(Block, layer).cross_attn.to_kv(embedded).chunk(2, dim=-1)
             keys.append(split_heads(k, self.dims.heads).cpu().numpy())
             values.append(split_heads(v, self.dims.heads).cpu().numpy())
         prepend: Floats = self.original.to_global_embed(self.low_level).cpu().numpy()

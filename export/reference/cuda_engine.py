@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from omni_rt.bundle import Bundle
 from omni_rt.cuda_loop import Bucket, CudaLoop, cuda_module, open_device
@@ -23,6 +24,7 @@ from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.device_step import DeviceStep, Fp8Linear, HalfLinear, Linear
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
+from omni_rt.export.stages import DitStep
 from omni_rt.options import OnStep, Sampling
 from omni_rt.sampling import RunTimes
 
@@ -66,6 +68,7 @@ def _loaded(bundle: Bundle, name: str, linear: Linear) -> TorchEngine:
     stage = stage_of(bundle, name, sizes_of(bundle))
     try:
         if name == "dit_step":
+            assert isinstance(stage.module, DitStep)
             stage = replace(stage, module=DeviceStep(stage.module, linear))
         stage.module.to("cuda")
     except RuntimeError as error:  # torch's out-of-memory error says how much was missing
@@ -121,7 +124,7 @@ class TorchDeviceBinding:
     ) -> None:
         self._stage, self._device = stage, device
         self._pool = torch.cuda.MemPool() if device == "cuda" else None
-        self._tensors: dict[str, Tensor] = {n: torch.from_dlpack(b) for n, b in buffers.items()}
+        self._tensors: dict[str, Tensor] = {n: from_dlpack(b) for n, b in buffers.items()}
         sizes = {"R": bucket.rows, "Q": bucket.attending, "P": bucket.tokens}
         for port in stage.ports.inputs:
             if port.name not in self._tensors:
@@ -153,6 +156,7 @@ class TorchDeviceBinding:
 
     @contextmanager
     def _on(self, stream: int) -> Iterator[None]:
+        assert self._pool is not None  # there is no stream without a device
         loops = torch.cuda.ExternalStream(stream)
         with torch.cuda.stream(loops), torch.cuda.use_mem_pool(self._pool):
             yield

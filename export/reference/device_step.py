@@ -8,12 +8,13 @@ the residual stream, the way in and out. So x, t and v are fp32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni_rt.export.reference.dit import merge_heads, split_heads
+from omni_rt.export.reference.dit import GatedLinear, merge_heads, split_heads
 from omni_rt.export.stages import DitStep, StepBlock, rotate_by
 
 E4M3 = torch.float8_e4m3fn
@@ -24,6 +25,9 @@ Linear = Callable[[Tensor, Tensor | None], nn.Module]  # weight [out, in], bias 
 
 class HalfLinear(nn.Module):
     """A product in bf16."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -39,6 +43,10 @@ class Fp8Linear(nn.Module):
 
     Needs a GPU of compute capability 8.9 or above (torch._scaled_mm with scales of rows).
     """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -73,7 +81,10 @@ class DeviceBlock(nn.Module):
 
     def __init__(self, block: StepBlock, linear: Linear) -> None:
         super().__init__()
-        attention, crossing, ff = block.self_attn, block.cross_attn, block.ff.ff
+        attention, crossing = block.self_attn, block.cross_attn
+        gated, out = block.ff.ff["0"], block.ff.ff["2"]
+        assert isinstance(gated, GatedLinear)
+        assert isinstance(out, nn.Linear)
         self.heads = attention.heads
         self.norms = nn.ModuleList([block.pre_norm, block.cross_attend_norm, block.ff_norm])
         projections = (attention.to_q, attention.to_k, attention.to_v)
@@ -81,8 +92,8 @@ class DeviceBlock(nn.Module):
         self.self_out = linear(attention.to_out.weight, None)
         self.to_q = linear(crossing.to_q.weight, None)
         self.cross_out = linear(crossing.to_out.weight, None)
-        self.ff_in = linear(ff["0"].proj.weight, ff["0"].proj.bias)
-        self.ff_out = linear(ff["2"].weight, ff["2"].bias)
+        self.ff_in = linear(gated.proj.weight, gated.proj.bias)
+        self.ff_out = linear(out.weight, out.bias)
 
     def forward(
         self, x: Tensor, turned: tuple[Tensor, Tensor], k: Tensor, v: Tensor, bias: Tensor
@@ -114,7 +125,8 @@ class DeviceStep(nn.Module):
         transformer = step.transformer
         self.project_in, self.project_out = transformer.project_in, transformer.project_out
         self.rotary_pos_emb = transformer.rotary_pos_emb
-        self.layers = nn.ModuleList(DeviceBlock(block, linear) for block in transformer.layers)
+        blocks = (cast(StepBlock, block) for block in transformer.layers)
+        self.layers = nn.ModuleList(DeviceBlock(block, linear) for block in blocks)
 
     def forward(
         self, x: Tensor, t: Tensor, prepend: Tensor, context_bias: Tensor, cache: list[Tensor]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -70,7 +71,14 @@ class Binding:
         self.inputs.update(inputs)
 
     def enqueue(self, stream: int) -> None:
-        self.step.host.submit(stream, self.compute)
+        compute = weakref.WeakMethod(self.compute)  # a graph of a device keeps no Python alive
+
+        def work() -> None:
+            method = compute()
+            assert method is not None
+            method()
+
+        self.step.host.submit(stream, work)
 
     def compute(self) -> None:
         given = {"x": self.buffers["x"], "t": self.buffers["t"], **self.inputs}
