@@ -101,7 +101,8 @@ IoType type_named(const std::string& name) {
 std::string name_of(IoType type) { return type_names[static_cast<std::size_t>(type)]; }
 
 void bind_device(py::module_& m) {
-  py::class_<DeviceArray>(m, "DeviceArray",
+  // Local: the tests' module has the same classes in the same process.
+  py::class_<DeviceArray>(m, "DeviceArray", py::module_local(),
                           "A contiguous array in device memory, for DLPack and the CUDA array "
                           "interface.")
       .def_property_readonly("shape",
@@ -117,7 +118,8 @@ void bind_device(py::module_& m) {
              return py::make_tuple(a.device->dlpack_type(), a.device->ordinal());
            })
       .def("write", &write, "values"_a, "Copy a NumPy array of as many bytes; waits.");
-  py::class_<Device, std::shared_ptr<Device>>(m, "Device", "One stream of one device.")
+  py::class_<Device, std::shared_ptr<Device>>(m, "Device", py::module_local(),
+                                              "One stream of one device.")
       .def_property_readonly("name", &Device::name)
       .def_property_readonly("stream", &Device::stream, "What engines enqueue on, as an integer.")
       .def_property_readonly(

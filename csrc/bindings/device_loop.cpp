@@ -115,7 +115,7 @@ void bind_device_loop(py::module_& m) {
   py::register_local_exception_translator(&translate);
   bind_device(m);
   using Shared = std::shared_ptr<BoundLoop>;
-  py::class_<BoundLoop, Shared>(m, "Loop",
+  py::class_<BoundLoop, Shared>(m, "Loop", py::module_local(),
                                 "Executes plans for one shape on a device; owns the buffers.")
       .def(py::init([](const std::shared_ptr<Device>& device, std::size_t batch,
                        std::size_t channels, std::size_t frames, bool guided,
