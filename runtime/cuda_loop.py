@@ -24,7 +24,7 @@ from omni_rt.sampling import RunTimes, step_inputs
 if TYPE_CHECKING:
     from omni_rt import _cuda
 
-TOKEN_BUCKETS = (320, 384, 512, 1024, 2304)  # P is padded to the next of these
+TOKEN_BUCKETS = (320, 384, 512, 1024, 2304)  # of steps that take any number of tokens
 MOST_CHAINED_ROWS = 16
 KEPT_SHAPES = 4
 
@@ -66,6 +66,11 @@ class DeviceStep(Protocol):
         """Type of x and v: "float32", "float16" or "bfloat16"; t is float32."""
         ...
 
+    @property
+    def token_buckets(self) -> Sequence[int]:
+        """To which numbers of context tokens P is padded, ascending."""
+        ...
+
     def bind_device(
         self, bucket: Bucket, buffers: Mapping[str, _cuda.DeviceArray]
     ) -> DeviceBinding:
@@ -104,9 +109,9 @@ def open_device(ordinal: int = 0, *, stream: int = 0) -> _cuda.Device:
     return CudaDevice(ordinal, stream=stream)
 
 
-def padded_tokens(tokens: int) -> int:
+def padded_tokens(tokens: int, buckets: Sequence[int]) -> int:
     """The bucket of P context tokens; more than the largest stay what they are."""
-    return next((bucket for bucket in TOKEN_BUCKETS if bucket >= tokens), tokens)
+    return next((bucket for bucket in buckets if bucket >= tokens), tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +164,8 @@ class CudaLoop:
         Raises Cancelled after at most one more row, EngineError if the device or the step fails;
         either way the next call works, unless the error says that the device is lost.
         """
-        tokens = padded_tokens(max(p.context.tokens for p in prepared))
+        longest = max(p.context.tokens for p in prepared)
+        tokens = padded_tokens(longest, self._step.token_buckets)
         inputs = step_inputs(prepared, guided=how.guided, tokens=tokens)
         bucket = Bucket(
             batch=len(start),

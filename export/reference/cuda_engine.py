@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from omni_rt.bundle import Bundle
-from omni_rt.cuda_loop import Bucket, CudaLoop, cuda_module, open_device
+from omni_rt.cuda_loop import TOKEN_BUCKETS, Bucket, CudaLoop, cuda_module, open_device
 from omni_rt.encode import Floats, Prepared
 from omni_rt.engines.checks import one_line
 from omni_rt.errors import EngineError
@@ -100,6 +100,7 @@ class TorchDeviceStep:
     """The step that a loop binds."""
 
     dtype = "float32"
+    token_buckets = TOKEN_BUCKETS
 
     def __init__(self, stage: Stage, device: str = "cuda") -> None:
         self._stage, self._device = stage, device

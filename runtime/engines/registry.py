@@ -22,8 +22,8 @@ GROUP = "omni_rt.engines"  # of entry points: name → "module:function", a Load
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
     "onnxruntime": ("omni_rt.engines.ort:load_engine", "pip install onnxruntime"),
     "openvino": ("omni_rt.engines.openvino:load_engine", "pip install 'omni_rt[openvino]'"),
-    RTX: ("omni_rt.engines.tensorrt:load_rtx", INSTALL[RTX]),
-    CLASSIC: ("omni_rt.engines.tensorrt:load_classic", INSTALL[CLASSIC]),
+    RTX: ("omni_rt.engines.tensorrt_stages:load_rtx", INSTALL[RTX]),
+    CLASSIC: ("omni_rt.engines.tensorrt_stages:load_classic", INSTALL[CLASSIC]),
 }
 
 

@@ -27,23 +27,13 @@ from omni_rt.engines.plan_checks import (
     profile_for,
     trusted_plan,
 )
-from omni_rt.engines.tensorrt_library import CLASSIC, RTX, collector, library_named
+from omni_rt.engines.tensorrt_library import collector
 from omni_rt.errors import EngineError
 from omni_rt.manifest import TensorSpec
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "BOOL": "bool"}
-_CAPTURED = "dit_step"  # kernels of this stage are all made before its first run
+CAPTURED = "dit_step"  # kernels of this stage are all made before its first run
 _HIDDEN = {"context_bias": -1e4}  # what pads an input; others are padded with 0
-
-
-def load_rtx(bundle: Bundle, stage: str, threads: int | None) -> TensorRtEngine:
-    """A stage of a bundle in TensorRT-RTX. Raises BundleError or EngineError."""
-    return TensorRtEngine(bundle, stage, library=library_named(RTX), name=RTX)
-
-
-def load_classic(bundle: Bundle, stage: str, threads: int | None) -> TensorRtEngine:
-    """A stage of a bundle in TensorRT. Raises BundleError or EngineError."""
-    return TensorRtEngine(bundle, stage, library=library_named(CLASSIC), name=CLASSIC)
 
 
 class TensorRtEngine:
@@ -127,6 +117,11 @@ class TensorRtEngine:
         """A port's type inside the plan."""
         return self._types[port]
 
+    @property
+    def context_buckets(self) -> list[int]:
+        """The numbers of context tokens that the plan was built for, ascending."""
+        return sorted({profile.sizes[PADDED][2] for profile in self._spec.profiles})
+
     def profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, int]]:
         """The profile for inputs of these shapes, and the dynamic sizes to run it with."""
         sizes = {
@@ -144,7 +139,7 @@ class TensorRtEngine:
         """An execution context of a profile that nobody else uses."""
         with suppress(IndexError):
             return self._idle[profile].pop()
-        context = self._cache.new_context(self._library, eager=self._name == _CAPTURED)
+        context = self._cache.new_context(self._library, eager=self._name == CAPTURED)
         if context is None or not context.set_optimization_profile_async(profile, self._stream):
             free, whole = self._driver.memory_bytes()
             needed = self._spec.profiles[profile].activation_bytes
@@ -286,19 +281,25 @@ class TensorRtBinding:
 
     def _upload(self, port: TensorSpec, stream: int) -> None:
         """Copy an input as it is now: in the plan's type, padded to the sizes it runs with."""
-        array = np.ascontiguousarray(self._buffers[port.name], self._engine.type_of(port.name))
-        if PADDED in port.shape:
-            axis = port.shape.index(PADDED)
-            more = [(0, 0)] * array.ndim
-            more[axis] = (0, self._sizes[PADDED] - array.shape[axis])
-            array = np.pad(array, more, constant_values=_HIDDEN.get(port.name, 0))
-        self._driver.upload(self._copies[port.name], array, stream)
+        array = np.asarray(self._buffers[port.name], self._engine.type_of(port.name))
+        shape = tuple(self._sizes[n] if isinstance(n, str) else n for n in port.shape)
+        self._driver.upload(self._copies[port.name], padded_to(shape, port, array), stream)
 
     def _hand_out(self) -> None:
         """Put outputs that the plan has in another type into the buffers."""
         for name, array in self._made.items():
             if array is not self._buffers[name]:
                 self._buffers[name][...] = array
+
+
+def padded_to(shape: tuple[int, ...], port: TensorSpec, array: Array) -> Array:
+    """An input, contiguous, with as many context tokens as `shape` has; new ones are hidden."""
+    if PADDED in port.shape:
+        axis = port.shape.index(PADDED)
+        more = [(0, 0)] * array.ndim
+        more[axis] = (0, shape[axis] - array.shape[axis])
+        array = np.pad(array, more, constant_values=_HIDDEN.get(port.name, 0))
+    return np.ascontiguousarray(array)
 
 
 def _release(engine: TensorRtEngine, profile: int, context: Any, copies: Mapping[str, int]) -> None:

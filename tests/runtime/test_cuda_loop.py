@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omni_rt.cuda_loop import KEPT_SHAPES, Bucket, CudaLoop, cuda_module, padded_tokens
+from omni_rt.cuda_loop import (
+    KEPT_SHAPES,
+    TOKEN_BUCKETS,
+    Bucket,
+    CudaLoop,
+    cuda_module,
+    padded_tokens,
+)
 from omni_rt.encode import Context, Floats, Prepared
 from omni_rt.errors import Cancelled, EngineError
 from omni_rt.options import Sampling
@@ -54,6 +61,7 @@ class Step:
     host: ModuleType
     engine: FakeEngine
     dtype: str = "float32"
+    token_buckets: Sequence[int] = TOKEN_BUCKETS
     bound: list[Bucket] = field(default_factory=list)
 
     def bind_device(self, bucket: Bucket, buffers: Mapping[str, Any]) -> Binding:
@@ -244,7 +252,15 @@ def test_times_of_a_run_are_its_own(step: Step) -> None:
     ("tokens", "padded"), [(1, 320), (320, 320), (321, 384), (2304, 2304), (2305, 2305)]
 )
 def test_contexts_are_padded_to_buckets(tokens: int, padded: int) -> None:
-    assert padded_tokens(tokens) == padded
+    assert padded_tokens(tokens, TOKEN_BUCKETS) == padded
+
+
+def test_a_step_that_was_built_for_some_contexts_gets_these(step: Step) -> None:
+    step.token_buckets = (24, 40)
+    loop = loop_on(step)
+    for tokens in (20, 30):
+        sample(loop, [prepared(tokens)])
+    assert [bucket.tokens for bucket in step.bound] == [24, 40]
 
 
 def test_a_build_without_cuda_says_how_to_get_it() -> None:
