@@ -123,12 +123,13 @@ def _print(engines: TargetEngines, out: Path) -> None:
         for stage, spec in engines.stages.items()
     ]
     columns = (
-        "stage", "build s", "peak RSS MB", "plan MB", "weights MB", "activations MB", "profiles",
-        "rounded products", "fused attentions",
+        "stage", "s", "RSS MB", "plan MB", "weights MB", "activation MB", "profiles", "rounded",
+        "fused",
     )  # fmt: skip
     device = "sm_" + engines.compute_capability.replace(".", "")
     terminal.print_table(
-        f"{engines.library} {engines.version} for {device}: compiled and proved, not run",
+        f"{engines.library} {engines.version} for {device}: compiled and proved, not run; "
+        "rounded products and fused attentions are counted in every profile",
         columns,
         rows,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.random_step import write_random_step
 from omni_rt.engines.engine_key import identity_of, is_signed
@@ -82,6 +83,18 @@ def test_every_rounded_product_of_the_step_is_proved_and_its_attentions_are_fuse
     assert spec.build_peak_rss_bytes > 0
     plan = (tmp_path / "built" / spec.path).read_bytes()
     assert is_signed(spec.signature, plan, **identity_of(engines, "dit_step"))
+
+
+def test_tables_and_4_bit_weights_are_built_from_a_rounded_bundle(tmp_path: Path) -> None:
+    """The packaged miniature's, whose language model is rounded alike for every device."""
+    packaged = Bundle.open(miniature())
+    stages = ("thinker_embed", "thinker_lm")
+    engines = built(packaged, tmp_path / "built", "rtx4090", stages=stages)
+    thinker = packaged.thinker_dims
+    assert engines.stages["thinker_lm"].rounded_products == 7 * thinker.layers + 1  # and the head
+    assert engines.stages["thinker_embed"].weight_bytes < 2 * thinker.vocabulary * (
+        packaged.manifest.dims.hidden_width
+    )  # 8 bits and a scale for each row: in 16 bits it would be as much, in 32 twice that
 
 
 STAGES = ("thinker_lm", "thinker_embed", "vae_decoder", "vae_encoder", "audio_tower",
