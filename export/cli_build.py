@@ -42,7 +42,7 @@ def build(
         Path | None, typer.Option(help="Key of a build host, to sign with instead of your own.")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of kernel timings to use and to add to.")
+        Path | None, typer.Option(help="File of kernel timings to use and to add to (tensorrt).")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
     as_json: Annotated[

@@ -40,7 +40,7 @@ def _restore(graph: ir.Graph, lookup: ir.Node) -> None:
     whole, out = restore.outputs[0], product.outputs[0]
     restore.name, whole.name = f"{table.name}.restore", f"{table.name}.restored"
     whole.dtype, whole.shape = ir.DataType.FLOAT, table.shape
-    rows.dtype, rows.shape = out.dtype, out.shape
+    rows.dtype, rows.shape = ir.DataType.FLOAT, out.shape
     graph.insert_before(lookup, restore)
     lookup.replace_input_with(0, whole)
     name = out.name
@@ -66,7 +66,7 @@ def _vector(graph: ir.Graph, scale: ir.Value) -> ir.Value:
     values = ir.tensor(scale.const_value.numpy().reshape(-1).copy())
     made = ir.Value(
         name=f"{scale.name}.vector",
-        shape=ir.Shape(values.shape),
+        shape=ir.Shape(values.shape.numpy()),
         type=ir.TensorType(values.dtype),
         const_value=values,
     )
