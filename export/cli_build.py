@@ -42,7 +42,7 @@ def build(
         Path | None, typer.Option(help="Key of a build host, to sign with instead of your own.")
     ] = None,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of kernel timings to use and to add to.")
+        Path | None, typer.Option(help="File of kernel timings to use and to add to (tensorrt).")
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
     as_json: Annotated[
@@ -123,12 +123,13 @@ def _print(engines: TargetEngines, out: Path) -> None:
         for stage, spec in engines.stages.items()
     ]
     columns = (
-        "stage", "build s", "peak RSS MB", "plan MB", "weights MB", "activations MB", "profiles",
-        "rounded products", "fused attentions",
+        "stage", "s", "RSS MB", "plan MB", "weights MB", "activation MB", "profiles", "rounded",
+        "fused",
     )  # fmt: skip
     device = "sm_" + engines.compute_capability.replace(".", "")
     terminal.print_table(
-        f"{engines.library} {engines.version} for {device}: compiled and proved, not run",
+        f"{engines.library} {engines.version} for {device}: compiled and proved, not run; "
+        "rounded products and fused attentions are counted in every profile",
         columns,
         rows,
     )

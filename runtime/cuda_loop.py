@@ -24,7 +24,7 @@ from omni_rt.sampling import RunTimes, step_inputs
 if TYPE_CHECKING:
     from omni_rt import _cuda
 
-TOKEN_BUCKETS = (320, 384, 512, 1024, 2304)  # of steps that take any number of tokens
+TOKEN_BUCKETS = (320, 384, 512, 1024, 2304)  # of a prompt with its transcript
 MOST_CHAINED_ROWS = 16
 KEPT_SHAPES = 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines.engine_key import identity_of, own_key, read_key, signature
-from omni_rt.engines.tensorrt_library import INSTALL, library_named
+from omni_rt.engines.tensorrt_library import INSTALL, RTX, library_named
 from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.engines.profiles import Buckets
 from omni_rt.export.engines.stage_job import StageBuild, StageJob, compile_stage, in_own_process
@@ -83,13 +83,16 @@ def build_engines(options: BuildOptions, *, progress: Progress = lambda _: None)
 def compiled_for(options: BuildOptions) -> tuple[Target, str]:
     """The target with the library to use, and the compute capability to compile for.
 
-    Raises RequestError for a target whose engines are not compiled.
+    Raises RequestError for a target whose engines are not compiled, and options of no effect.
     """
     target = target_named(options.target)
     capability = options.compute_capability or target.compute_capability
     if target.library not in INSTALL or capability is None:
         raise RequestError(f"target {target.name}: {target.library} needs no compiled engines")
-    return replace(target, library=options.library or target.library), capability
+    library = options.library or target.library
+    if library == RTX and options.timing_cache is not None:
+        raise RequestError(f"{RTX} measures no kernels when it builds: --timing-cache is of no use")
+    return replace(target, library=library), capability
 
 
 def check_rounding(bundle: Bundle, stages: Sequence[str], target: Target) -> None:

@@ -13,6 +13,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.errors import ExportError
 from omni_rt.export.engines.narrowing import narrow
 from omni_rt.export.engines.patterns import Expected, expected_of
+from omni_rt.export.engines.tables import restore_before_lookup
 from omni_rt.manifest import BaseType
 
 # What the original ran its parts in; what is computed once, on few numbers, stays in fp32.
@@ -56,6 +57,7 @@ def prepare(bundle: Bundle, stage: str, folder: Path) -> GraphFile:
             f"{stage} has unsigned activations, which TensorRT does not take: this bundle was "
             "quantised for processors; run omni-rt quantise --target on the unrounded bundle"
         )
+    restore_before_lookup(model.graph)
     wanted = _NARROW_PORTS.get(stage)
     ports = [port.name for port in spec.inputs if wanted and wanted.fullmatch(port.name)]
     narrow(model.graph, BASE_TYPES[stage], ports=ports)

@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from omni_rt.answering import SLICE_TOKENS
+from omni_rt.cuda_loop import TOKEN_BUCKETS
 from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims
+from omni_rt.senses import CHUNKS_AT_ONCE, PATCHES_AT_ONCE, SEGMENTS_AT_ONCE
 
 Range = tuple[int, int, int]  # fewest, usual, most
 Profile = Mapping[str, Range]
 
-DEFAULT_CONTEXTS = (320, 384, 512, 1024, 2304)  # tokens of a prompt with its transcript
 DEFAULT_REQUESTS = 1  # of a batch
 
-# What the runtime hands over at once (pipeline.py, senses.py, answering.py).
+# What the runtime hands over at once, beside what senses.py and answering.py say.
 _ONE = (1, 1, 1)
-_CHUNKS, _SEGMENTS, _PATCHES, _SLICE_TOKENS = 8, 2, 2880, 256
-_GRID_PATCHES = (16, 64, 576, 2880)  # of one grid: small frames come many at once
+_GRID_PATCHES = (16, 64, 576, PATCHES_AT_ONCE)  # of one grid: small frames come many at once
 _CONDITIONING_TOKENS = 4096  # of a prompt with its recordings
 _ANSWER_TOKENS = 8192  # kept of a conversation
 
@@ -31,7 +32,7 @@ _ANSWER_TOKENS = 8192  # kept of a conversation
 class Buckets:
     """What may be asked of the engines of a bundle."""
 
-    contexts: tuple[int, ...] = DEFAULT_CONTEXTS
+    contexts: tuple[int, ...] = TOKEN_BUCKETS
     requests: int = DEFAULT_REQUESTS
 
     def __post_init__(self) -> None:
@@ -85,17 +86,17 @@ def _vae_encoder(dims: Dims, buckets: Buckets) -> list[Profile]:
 
 
 def _synchformer(dims: Dims, buckets: Buckets) -> list[Profile]:
-    return [{"S": _up_to(_SEGMENTS)}]
+    return [{"S": _up_to(SEGMENTS_AT_ONCE)}]
 
 
 def _audio_tower(dims: Dims, buckets: Buckets) -> list[Profile]:
-    return [{"chunks": _up_to(_CHUNKS)}]
+    return [{"chunks": _up_to(CHUNKS_AT_ONCE)}]
 
 
 def _vision_tower(dims: Dims, buckets: Buckets) -> list[Profile]:
     least = 1 if dims.thinker is None else dims.thinker.merge**2
     return [
-        {"patches": _up_to(patches, least=least), "grids": _up_to(_PATCHES // patches)}
+        {"patches": _up_to(patches, least=least), "grids": _up_to(PATCHES_AT_ONCE // patches)}
         for patches in _GRID_PATCHES
         if patches >= least
     ]
@@ -106,20 +107,20 @@ def _positions(dims: Dims, most: int) -> int:
 
 
 def _thinker_embed(dims: Dims, buckets: Buckets) -> list[Profile]:
-    tokens = _up_to(_positions(dims, _ANSWER_TOKENS), usual=_SLICE_TOKENS)
+    tokens = _up_to(_positions(dims, _ANSWER_TOKENS), usual=SLICE_TOKENS)
     return [{"batch": _ONE, "seq": tokens}]
 
 
 def _thinker_cond(dims: Dims, buckets: Buckets) -> list[Profile]:
-    tokens = _up_to(_positions(dims, _CONDITIONING_TOKENS), usual=_SLICE_TOKENS)
+    tokens = _up_to(_positions(dims, _CONDITIONING_TOKENS), usual=SLICE_TOKENS)
     return [{"batch": _ONE, "seq": tokens}]
 
 
 def _thinker_lm(dims: Dims, buckets: Buckets) -> list[Profile]:
     """One token after many; and a slice of a prompt after what the cache holds."""
     most = _positions(dims, _ANSWER_TOKENS)
-    past = (0, min(_SLICE_TOKENS, most), most)
-    sliced = min(_SLICE_TOKENS, most)
+    past = (0, min(SLICE_TOKENS, most), most)
+    sliced = min(SLICE_TOKENS, most)
     return [
         {"batch": _ONE, "seq": (new, new, new) if new == 1 else (1, new, new), "past": past,
          "total": (1, past[1] + new, most + new)}

@@ -13,7 +13,8 @@ from omni_rt.cuda_loop import Bucket, CudaLoop, cuda_module, open_device
 from omni_rt.encode import Floats, Prepared
 from omni_rt.engines.cuda_driver import CudaDriver
 from omni_rt.engines.plan_checks import PADDED
-from omni_rt.engines.tensorrt import TensorRtEngine, padded_to
+from omni_rt.engines.tensorrt import TensorRtEngine
+from omni_rt.engines.tensorrt_binding import padded_to
 from omni_rt.options import OnStep, Sampling
 from omni_rt.sampling import RunTimes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.random_step import write_random_step
 from omni_rt.engines.engine_key import identity_of, is_signed
@@ -82,6 +83,18 @@ def test_every_rounded_product_of_the_step_is_proved_and_its_attentions_are_fuse
     assert spec.build_peak_rss_bytes > 0
     plan = (tmp_path / "built" / spec.path).read_bytes()
     assert is_signed(spec.signature, plan, **identity_of(engines, "dit_step"))
+
+
+def test_tables_and_4_bit_weights_are_built_from_a_rounded_bundle(tmp_path: Path) -> None:
+    """The packaged miniature's, whose language model is rounded alike for every device."""
+    packaged = Bundle.open(miniature())
+    stages = ("thinker_embed", "thinker_lm")
+    engines = built(packaged, tmp_path / "built", "rtx4090", stages=stages)
+    thinker = packaged.thinker_dims
+    assert engines.stages["thinker_lm"].rounded_products == 7 * thinker.layers + 1  # and the head
+    assert engines.stages["thinker_embed"].weight_bytes < 2 * thinker.vocabulary * (
+        packaged.manifest.dims.hidden_width
+    )  # 8 bits and a scale for each row: in 16 bits it would be as much, in 32 twice that
 
 
 STAGES = ("thinker_lm", "thinker_embed", "vae_decoder", "vae_encoder", "audio_tower",
@@ -166,6 +179,8 @@ def test_a_bundle_for_another_device_and_unknown_names_are_refused_before_any_wo
         built(step["rtx4090"], tmp_path / "a", "rtx4090", library="tensorr")
     with pytest.raises(EngineError, match=r"nowhere\.key"):
         built(step["rtx4090"], tmp_path / "a", "rtx4090", sign_key=tmp_path / "nowhere.key")
+    with pytest.raises(RequestError, match="--timing-cache is of no use"):
+        built(step["rtx4090"], tmp_path / "a", "rtx4090", timing_cache=tmp_path / "timings")
     assert not (tmp_path / "a").exists()
 
 
@@ -173,3 +188,20 @@ def test_a_failed_build_leaves_nothing_behind(step: dict[str, Bundle], tmp_path:
     with pytest.raises(ExportError, match="dit_step: tensorrt_rtx cannot build it"):
         built(step["rtx4090"], tmp_path / "a", "rtx4090", compute_capability="8.6")
     assert [p.name for p in tmp_path.iterdir() if p.name != "config"] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
+def test_timings_are_kept_and_a_truncated_file_of_them_is_made_anew(tmp_path: Path) -> None:
+    """TensorRT-RTX takes the calls and measures nothing; TensorRT needs a GPU to be asked."""
+    graph = product("int8")
+    narrow(graph, "float16")
+    ir.save(model_of(graph), tmp_path / "g.onnx")
+    cache = tmp_path / "kept" / "timings"
+    for _ in range(2):
+        compile_graph(
+            tmp_path / "g.onnx", {"x": ("n", 64)}, [{"n": (64, 64, 64)}],
+            library="tensorrt_rtx", compute_capability="8.6", timing_cache=cache,
+        )  # fmt: skip
+        kept = cache.read_bytes()
+        cache.write_bytes(kept[: len(kept) // 2])
+    assert [path.name for path in cache.parent.iterdir()] == ["timings"]
