@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
-from omni_rt.errors import ExportError
+from omni_rt.errors import ExportError, RequestError
 from omni_rt.manifest import TargetEngines
 
 _MB = 1e6
@@ -29,8 +29,9 @@ def build(
         str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
     ] = None,
     contexts: Annotated[
-        str, typer.Option(help="Buckets of prompts: tokens, comma-separated.")
-    ] = "320,384,512,1024,2304",
+        str | None,
+        typer.Option(help="Buckets of prompts: tokens, comma-separated; 320 to 2304 if not given."),
+    ] = None,
     requests: Annotated[int, typer.Option(help="Requests of the largest batch.", min=1)] = 1,
     library: Annotated[
         str | None, typer.Option(help="tensorrt_rtx or tensorrt, if not the target's.")
@@ -59,6 +60,7 @@ def build(
     """
     with terminal.errors_reported():
         _require_libraries()
+        from omni_rt.cuda_loop import TOKEN_BUCKETS
         from omni_rt.export.engines.bundle_engines import BuildOptions, build_engines
         from omni_rt.export.engines.profiles import Buckets
         from omni_rt.manifest import read_manifest
@@ -68,7 +70,7 @@ def build(
             out=out,
             target=target,
             stages=tuple(name for name in (stages or "").split(",") if name),
-            buckets=Buckets(contexts=_numbers(contexts), requests=requests),
+            buckets=Buckets(contexts=_numbers(contexts) or TOKEN_BUCKETS, requests=requests),
             library=library,
             compute_capability=compute_capability,
             sign_key=sign_key,
@@ -99,11 +101,12 @@ def _require_libraries() -> None:
         raise ExportError("onnx_ir is missing: pip install 'omni_rt[build]'")
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(text: str | None) -> tuple[int, ...]:
+    """None: none."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        return () if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ExportError(f"--contexts: {text!r} are no whole numbers, comma-separated") from None
+        raise RequestError(f"--contexts: {text!r} are no whole numbers, comma-separated") from None
 
 
 def _print(engines: TargetEngines, out: Path) -> None:

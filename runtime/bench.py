@@ -188,7 +188,7 @@ def _bench_loop(
     how = Sampling(plan=make_plan(f"euler-{steps}"))
     per_step, engine_s, total_s = [], 0.0, 0.0
     for run in range(WARM_UP_RUNS + runs):
-        _, sampler = run_plan(
+        _, times = run_plan(
             pool.get("dit_step"),
             how,
             prepared,
@@ -196,6 +196,6 @@ def _bench_loop(
             renoise=np.zeros((0,), np.float32),
         )
         if run >= WARM_UP_RUNS:
-            per_step.append(sampler.total_s / steps)
-            engine_s, total_s = engine_s + sampler.engine_s, total_s + sampler.total_s
+            per_step.append(times.total_s / steps)
+            engine_s, total_s = engine_s + times.engine_s, total_s + times.total_s
     return Timing.of(per_step), 100 * (1 - engine_s / total_s)

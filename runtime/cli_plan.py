@@ -44,9 +44,7 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         qwen_config: Annotated[
             Path | None, typer.Option(help="config.json of the thinker; without it, the rest.")
         ] = None,
-        mode: Annotated[
-            str, typer.Option("--mode", "--memory", help="resident or staged.")
-        ] = "resident",
+        mode: Annotated[str, typer.Option("--memory", help="resident or staged.")] = "resident",
         solver: Annotated[str, typer.Option("--plan", help="Solver and steps.")] = "euler-100",
         seconds: Annotated[float, typer.Option(help="Of the sound to make.")] = 10.0,
         rows: Annotated[
@@ -72,7 +70,7 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         omni-rt plan bundle --target rtx4090
 
         omni-rt plan --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json
-        --target orin-nano --mode staged
+        --target orin-nano --memory staged
 
         Times are lower bounds. Ends with exit status 1 if the mode would not fit.
         """

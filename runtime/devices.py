@@ -2,7 +2,8 @@
 
 Rates are dense (NVIDIA's headline figures assume half of the weights to be zero), in operations
 per second, a multiply-add counting two. On GeForce cards fp16 and FP8 are stated for sums in fp32,
-which is half the rate of sums in fp16 and what a network's products are summed in.
+which is half the rate of sums in fp16 and what a network's products are summed in. Figures marked
+*unchecked* were not compared with the document that is named.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ DEVICES: Mapping[str, Device] = {
             peak={"fp16": 165.2e12, "fp8": 330.3e12, "int8": 660.6e12},
         ),
         # NVIDIA RTX Blackwell GPU Architecture whitepaper, appendix A: GeForce RTX 5090.
+        # Unchecked: the rates.
         Device(
             name="rtx5090",
             about="GeForce RTX 5090, 32 GB, sm_120",
@@ -67,6 +69,7 @@ DEVICES: Mapping[str, Device] = {
         ),
         # Jetson AGX Orin Series Technical Brief: GPU of 64 tensor cores at 1.3 GHz, 170 sparse
         # INT8 TOPS (the 275 of the name include the accelerators beside it); fp16 is half of INT8.
+        # Unchecked: the bandwidth.
         Device(
             name="orin",
             about="Jetson AGX Orin 64 GB, sm_87, MAXN",
@@ -77,7 +80,7 @@ DEVICES: Mapping[str, Device] = {
             shared=True,
         ),
         # Jetson Orin NX Series data sheet: 32 tensor cores at 918 MHz, before "Super" clocks; the
-        # rate is AGX Orin's in proportion, 85 · 32/64 · 918/1300.
+        # rate is AGX Orin's in proportion, 85 · 32/64 · 918/1300. Unchecked: clock and bandwidth.
         Device(
             name="orin-nx",
             about="Jetson Orin NX 16 GB, sm_87, without Super clocks",

@@ -26,9 +26,8 @@ class RunTimes:
     total_s: float
 
 
-@runtime_checkable
-class SamplingEngine(Protocol):
-    """A `dit_step` that brings its own loop along, on its own device."""
+class DeviceLoop(Protocol):
+    """A loop that runs where its engine does."""
 
     def sample(
         self,
@@ -40,6 +39,16 @@ class SamplingEngine(Protocol):
         on_step: OnStep | None = None,
     ) -> tuple[Floats, RunTimes]:
         """Latents [B, C, L], and the times. Raises Cancelled or EngineError."""
+        ...
+
+
+@runtime_checkable
+class LoopedEngine(Protocol):
+    """A `dit_step` that brings its own loop along, on its own device."""
+
+    @property
+    def loop(self) -> DeviceLoop:
+        """Opened when it is first asked for. Raises EngineError if that cannot be."""
         ...
 
 
@@ -108,7 +117,7 @@ def run_plan(
     `renoise` is [rows with c ≠ 0, B, C, L]. With cfg_scale 1 only conditional rows are run.
     Raises Cancelled, and EngineError if the engine fails or the result is not finite.
     """
-    run = engine.sample if isinstance(engine, SamplingEngine) else partial(_run_here, engine)
+    run = engine.loop.sample if isinstance(engine, LoopedEngine) else partial(_run_here, engine)
     latents, times = run(how, prepared, start=start, renoise=renoise, on_step=on_step)
     if not np.isfinite(latents).all():
         raise EngineError(

@@ -11,6 +11,12 @@ from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims, Precision
 
 StageFormat = Literal["uint8", "int8", "fp8", "int4"]
+PRECISIONS: Mapping[StageFormat, Precision] = {  # what a manifest says of a graph in a format
+    "uint8": "int8",
+    "int8": "int8",
+    "fp8": "fp8",
+    "int4": "int4",
+}
 
 _EIGHT_BITS = (
     "thinker_cond",

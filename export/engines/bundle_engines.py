@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,17 +14,11 @@ from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.engines.profiles import Buckets
 from omni_rt.export.engines.stage_job import StageBuild, StageJob, compile_stage, in_own_process
 from omni_rt.export.pack import check_target, list_files, new_directory
-from omni_rt.manifest import Precision, TargetEngines, write_manifest
-from omni_rt.targets import StageFormat, Target, target_named
+from omni_rt.manifest import TargetEngines, write_manifest
+from omni_rt.targets import PRECISIONS, Target, target_named
 
 Progress = Callable[[str], None]
 
-_PRECISIONS: Mapping[StageFormat, Precision] = {
-    "uint8": "int8",
-    "int8": "int8",
-    "fp8": "fp8",
-    "int4": "int4",
-}
 _TIMES_THE_BUNDLE = 3  # its copy, and engines with the kernels of all their profiles
 
 
@@ -100,7 +94,7 @@ def check_rounding(bundle: Bundle, stages: Sequence[str], target: Target) -> Non
     for stage in stages:
         found = bundle.graph(stage).precision
         wanted = target.formats.get(stage)
-        if found != "fp32" and (wanted is None or found != _PRECISIONS[wanted]):
+        if found != "fp32" and (wanted is None or found != PRECISIONS[wanted]):
             raise ExportError(
                 f"{stage} is rounded to {found}, for {target.name} it has to be {wanted}: "
                 f"omni-rt quantise UNROUNDED --target {target.name}"

@@ -13,14 +13,13 @@ from typing import TypeVar
 
 from omni_rt.bench import peak_rss_bytes
 from omni_rt.bundle import Bundle
+from omni_rt.engines.tensorrt import CAPTURED
 from omni_rt.errors import ExportError
 from omni_rt.export.engines.graph_files import BASE_TYPES, prepare
 from omni_rt.export.engines.profiles import Buckets, profiles_of
 from omni_rt.export.engines.proof import prove
 from omni_rt.export.engines.tensorrt import compile_graph
 from omni_rt.manifest import EngineSpec, ProfileSpec, read_manifest
-
-_LOOPED = "dit_step"  # captured in a CUDA graph; slow if its attentions are not fused
 
 Job = TypeVar("Job")
 Made = TypeVar("Made")
@@ -52,7 +51,8 @@ def compile_stage(job: StageJob) -> StageBuild:
     """Compile, prove and write one stage's plan.
 
     Raises EngineError if the library is missing, ExportError if the graph cannot be built or a
-    rounded product is not computed as rounded. Attention of the step has to be fused.
+    rounded product is not computed as rounded. Attention of the step has to be
+    fused: it runs at every step.
     """
     bundle = Bundle(job.bundle, read_manifest(job.bundle))
     profiles = profiles_of(job.stage, bundle.manifest.dims, job.buckets)
@@ -64,7 +64,7 @@ def compile_stage(job: StageJob) -> StageBuild:
             profiles,
             library=job.library,
             compute_capability=job.compute_capability,
-            captured=job.stage == _LOOPED,
+            captured=job.stage == CAPTURED,
             timing_cache=job.timing_cache,
         )
     proof = prove(
@@ -72,7 +72,7 @@ def compile_stage(job: StageJob) -> StageBuild:
         graph.expected,
         plan.compiled.layers,
         profiles=len(profiles),
-        fused=job.stage == _LOOPED,
+        fused=job.stage == CAPTURED,
     )
     job.plan.write_bytes(plan.data)
     return StageBuild(

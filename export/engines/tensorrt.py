@@ -149,7 +149,7 @@ def _described(trt: Any, logger: Any, plan: bytes) -> Compiled:
         return Compiled(
             layers=read_inspector(listed),
             activation_bytes=(int(engine.device_memory_size),) * engine.num_optimization_profiles,
-            weight_bytes=0,
+            weight_bytes=len(plan),  # at most: its kernels are in it too
         )
 
 

@@ -6,7 +6,7 @@ CUDA GPU runs the loop without TensorRT, from an unrounded bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils.dlpack import from_dlpack
 
 from omni_rt.bundle import Bundle
 from omni_rt.cuda_loop import TOKEN_BUCKETS, Bucket, CudaLoop, cuda_module, open_device
-from omni_rt.encode import Floats, Prepared
+from omni_rt.encode import Floats
 from omni_rt.engines.checks import one_line
 from omni_rt.errors import EngineError
 from omni_rt.export.graphs import Stage
@@ -25,8 +25,6 @@ from omni_rt.export.reference.device_step import DeviceStep, Fp8Linear, HalfLine
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
 from omni_rt.export.stages import DitStep
-from omni_rt.options import OnStep, Sampling
-from omni_rt.sampling import RunTimes
 
 FP8_CAPABILITY = (8, 9)
 
@@ -77,23 +75,11 @@ def _loaded(bundle: Bundle, name: str, linear: Linear) -> TorchEngine:
 
 
 class CudaStepEngine(TorchEngine):
-    """`dit_step` with a loop of its own: what `omni_rt.sampling` calls instead of binding it."""
+    """`dit_step` with a loop of its own, which `omni_rt.sampling` asks instead of binding it."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage, "cuda")
         self.loop = CudaLoop(TorchDeviceStep(stage), open_device(), cuda_module())
-
-    def sample(
-        self,
-        how: Sampling,
-        prepared: Sequence[Prepared],
-        *,
-        start: Floats,
-        renoise: Floats,
-        on_step: OnStep | None = None,
-    ) -> tuple[Floats, RunTimes]:
-        """Latents [B, C, L], and the times. Raises Cancelled or EngineError."""
-        return self.loop.sample(how, prepared, start=start, renoise=renoise, on_step=on_step)
 
 
 class TorchDeviceStep:

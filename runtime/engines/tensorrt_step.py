@@ -5,47 +5,32 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omni_rt.cuda_loop import Bucket, CudaLoop, cuda_module, open_device
-from omni_rt.encode import Floats, Prepared
+from omni_rt.encode import Floats
 from omni_rt.engines.cuda_driver import CudaDriver
 from omni_rt.engines.plan_checks import PADDED
 from omni_rt.engines.tensorrt import TensorRtEngine
 from omni_rt.engines.tensorrt_binding import padded_to
-from omni_rt.options import OnStep, Sampling
-from omni_rt.sampling import RunTimes
 
 if TYPE_CHECKING:
     from omni_rt import _cuda
 
 
 class TensorRtStepEngine(TensorRtEngine):
-    """`dit_step` with the CUDA loop: what `omni_rt.sampling` calls instead of binding it.
+    """`dit_step` with the CUDA loop, which `omni_rt.sampling` asks instead of binding it.
 
     A single run, as `omni-rt verify` makes them, does not need the loop.
     """
 
-    _loop: CudaLoop | None = None
-
-    def sample(
-        self,
-        how: Sampling,
-        prepared: Sequence[Prepared],
-        *,
-        start: Floats,
-        renoise: Floats,
-        on_step: OnStep | None = None,
-    ) -> tuple[Floats, RunTimes]:
-        """Latents [B, C, L], and the times.
-
-        Raises Cancelled, EngineError; also if omni_rt was built without its CUDA loop.
-        """
-        if self._loop is None:
-            self._loop = CudaLoop(TensorRtStep(self), open_device(), cuda_module())
-        return self._loop.sample(how, prepared, start=start, renoise=renoise, on_step=on_step)
+    @cached_property
+    def loop(self) -> CudaLoop:
+        """On a stream of its own. Raises EngineError if omni_rt was built without its CUDA loop."""
+        return CudaLoop(TensorRtStep(self), open_device(), cuda_module())
 
 
 class TensorRtStep:

@@ -46,7 +46,7 @@ def test_a_mode_that_cannot_fit_ends_with_one_line() -> None:
     resident = run("plan", miniature(), "--target", "orin", "--available", between)
     assert resident.exit_code == 1
     assert "memory='staged' needs" in resident.stderr
-    staged = ("--available", between, "--mode", "staged")
+    staged = ("--available", between, "--memory", "staged")
     assert run("plan", miniature(), "--target", "orin", *staged).exit_code == 0
 
 
@@ -56,7 +56,7 @@ def test_a_mode_that_cannot_fit_ends_with_one_line() -> None:
         (("--target", "rtx4090"), "give a bundle, or --config"),
         ((miniature(), "--config", "x.json", "--target", "orin"), "give a bundle, or --config"),
         ((miniature(), "--target", "gtx"), "no peak figures of 'gtx'"),
-        ((miniature(), "--target", "orin", "--mode", "both"), "memory must be one of"),
+        ((miniature(), "--target", "orin", "--memory", "both"), "memory must be one of"),
         ((miniature(), "--target", "orin", "--plan", "magic"), "magic"),
         ((miniature(), "--target", "orin", "--seconds", "-1"), "duration_s"),
         ((miniature(), "--target", "orin", "--available", "0"), "must be positive"),

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,11 +131,11 @@ def test_the_loop_on_a_device_makes_the_processors_latents(
     assert np.array_equal(made, on_the_processor(step, requests, cfg_scale=cfg_scale, rescale=0.5))
 
 
-def test_an_engine_that_samples_is_asked_instead_of_being_bound(step: Step) -> None:
+def test_a_loop_of_an_engines_own_is_asked_instead_of_binding_it(step: Step) -> None:
     how = Sampling(plan=make_plan("ab2-4"), cfg_scale=7.0)
-    loop: Any = loop_on(step)
+    engine: Any = SimpleNamespace(loop=loop_on(step))
     requests = [prepared(320)]
-    made, times = run_plan(loop, how, requests, start=start_of(1), renoise=NO_NOISE)
+    made, times = run_plan(engine, how, requests, start=start_of(1), renoise=NO_NOISE)
     assert np.array_equal(made, on_the_processor(step, requests, cfg_scale=7.0))
     assert times.total_s > 0
 

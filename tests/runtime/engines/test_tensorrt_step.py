@@ -15,7 +15,7 @@ from omni_rt.engines.tensorrt_step import TensorRtStep, TensorRtStepEngine
 from omni_rt.errors import EngineError
 from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
-from omni_rt.sampling import SamplingEngine
+from omni_rt.sampling import run_plan
 
 from .fake_gpu import FakeDriver, FakeTensorRt, OnGpu
 from .test_tensorrt import BUCKETS, CLOSE, TYPES, inputs, loaded, step, wanted, with_engines
@@ -78,7 +78,7 @@ def test_a_request_that_fits_no_profile_is_told_what_was_built(bundle: Bundle) -
         bound(engine, library.driver, 17)
 
 
-def test_the_step_samples_by_itself_and_says_what_a_build_without_cuda_lacks(
+def test_the_step_asks_for_its_loop_alone_and_says_what_a_build_without_cuda_lacks(
     bundle: Bundle,
 ) -> None:
     driver = FakeDriver()
@@ -86,7 +86,6 @@ def test_the_step_samples_by_itself_and_says_what_a_build_without_cuda_lacks(
     engine = TensorRtStepEngine(
         bundle, "dit_step", library=library.module(), name="tensorrt_rtx", driver=driver
     )
-    assert isinstance(engine, SamplingEngine)
     assert np.allclose(engine.run(**inputs())["v"], wanted(inputs()), **CLOSE)
     try:
         cuda_module()
@@ -94,6 +93,6 @@ def test_the_step_samples_by_itself_and_says_what_a_build_without_cuda_lacks(
         how = Sampling(plan=make_plan("euler-2"))
         nothing = np.zeros(0, np.float32)
         with pytest.raises(EngineError, match="OMNI_RT_CUDA=ON"):
-            engine.sample(how, [], start=nothing, renoise=nothing)
+            run_plan(engine, how, [], start=nothing, renoise=nothing)
     else:
         pytest.skip("omni_rt is installed with its CUDA loop")
