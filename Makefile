@@ -8,14 +8,18 @@ BIN    := $(VENV)/bin
 
 SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md \
            $(shell find runtime export calibration csrc miniature/bundle -type f -not -name '*.pyc')
-CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
+CXX_SOURCES := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: demo test lint types ctest pytest stubs format clean setup build/view
+.PHONY: demo test latency lint types ctest cuda pytest stubs format clean setup build/view
 
 demo: $(VENV)/run.stamp
 	$(BIN)/omni-rt demo --out demo
 
-test: lint types stubs ctest pytest
+test: lint types stubs ctest cuda pytest
+
+# Against this device's baseline, on an otherwise idle machine; no part of `make test`.
+latency: $(VENV)/run.stamp
+	$(BIN)/omni-rt bench miniature/bundle --runs 20 --against tests/latency
 
 # The wheel is built while torch is being installed; byte code is compiled on demand.
 setup:
@@ -70,10 +74,26 @@ stubs: $(VENV)/dev.stamp
 	$(BIN)/pybind11-stubgen omni_rt._core --output-dir build/stubs
 	diff build/stubs/omni_rt/_core.pyi runtime/_core.pyi
 
+TEST_BUILD = -DOMNI_RT_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+    -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+    -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+
 ctest: $(VENV)/dev.stamp
-	$(BIN)/cmake -S . -B build/ctest -DOMNI_RT_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake -S . -B build/ctest $(TEST_BUILD)
 	$(BIN)/cmake --build build/ctest --parallel 2
 	$(BIN)/ctest --test-dir build/ctest --output-on-failure
+
+# Kernels for every architecture, the module omni_rt._cuda, and its test where there is a GPU.
+cuda: $(VENV)/dev.stamp
+ifeq ($(shell command -v nvcc),)
+	@echo "SKIPPED: no nvcc on this machine, the CUDA loop is not compiled"
+else
+	$(BIN)/cmake -S . -B build/cuda -DOMNI_RT_CUDA=ON $(TEST_BUILD)
+	$(BIN)/cmake --build build/cuda --parallel 2 --target _cuda cuda_step_test
+	$(BIN)/ctest --test-dir build/cuda --output-on-failure --tests-regex cuda_step
+	PYTHONPATH=build/cuda $(BIN)/pybind11-stubgen _cuda --output-dir build/stubs
+	diff build/stubs/_cuda.pyi runtime/_cuda.pyi
+endif
 
 pytest: $(VENV)/dev.stamp
 	@$(MAKE) --no-print-directory setup

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_rt.manifest import Precision
-from omni_rt.targets import StageFormat
+from omni_rt.targets import PRECISIONS, StageFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +18,15 @@ class Format:
     """
 
     name: StageFormat
-    precision: Precision  # what the manifest says of a graph in this format
     activation: Literal["uint8", "int8", "fp8"] | None
     weight: Literal["int8", "fp8", "int4"]
     block: int | None = None  # input channels that share a scale
     opset: int = 20
+
+    @property
+    def precision(self) -> Precision:
+        """What the manifest says of a graph in this format."""
+        return PRECISIONS[self.name]
 
     @property
     def activation_limit(self) -> float:
@@ -32,11 +36,9 @@ class Format:
 
 FORMATS: Mapping[StageFormat, Format] = {
     # ONNX Runtime's fast kernel on a CPU takes unsigned activations (spec QUANTISATION §1, step 4)
-    "uint8": Format(name="uint8", precision="int8", activation="uint8", weight="int8"),
-    "int8": Format(name="int8", precision="int8", activation="int8", weight="int8"),
-    "fp8": Format(name="fp8", precision="fp8", activation="fp8", weight="fp8"),
+    "uint8": Format(name="uint8", activation="uint8", weight="int8"),
+    "int8": Format(name="int8", activation="int8", weight="int8"),
+    "fp8": Format(name="fp8", activation="fp8", weight="fp8"),
     # 4-bit integers and blocks came with opset 21
-    "int4": Format(
-        name="int4", precision="int4", activation=None, weight="int4", block=64, opset=21
-    ),
+    "int4": Format(name="int4", activation=None, weight="int4", block=64, opset=21),
 }

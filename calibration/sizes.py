@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,28 +11,13 @@ from torch import nn
 
 from omni_rt.calibration.formats import FORMATS, Format
 from omni_rt.calibration.recipes import is_rounded
-from omni_rt.errors import ExportError
-from omni_rt.export.config import read_config
-from omni_rt.export.contract import STAGES, THINKER_STAGES
+from omni_rt.export.configured import configured_sizes, configured_stages
 from omni_rt.export.graphs import Stage, tensors_of
 from omni_rt.export.half_weights import SMALLEST
-from omni_rt.export.random_checkpoint import sizes_for
-from omni_rt.export.reference.synchformer import SynchformerSizes
-from omni_rt.export.reference.thinker_config import ThinkerSizes
 from omni_rt.export.tracing import StageSizes
 from omni_rt.targets import Target
 
 _SCALE_BYTES = 4
-_SYNCHFORMER = SynchformerSizes(  # as published
-    width=768,
-    heads=12,
-    depth=12,
-    inner=3072,
-    tubelets=8,
-    patches=196,
-    patch_px=16,
-    tubelet_frames=2,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,21 +65,8 @@ def configured_bytes(config: Path, thinker_config: Path | None, target: Target) 
 
     Raises ExportError if a configuration cannot be read.
     """
-    model, _ = read_config(config)
-    thinker = None if thinker_config is None else _thinker(thinker_config)
-    sizes = StageSizes(model=sizes_for(model), thinker=thinker, synchformer=_SYNCHFORMER)
-    names = tuple(s for s in STAGES if thinker is not None or s not in THINKER_STAGES)
-    return bundle_bytes(names, sizes, target)
-
-
-def _thinker(path: Path) -> ThinkerSizes:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"thinker: cannot read {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ExportError(f"thinker: {path} must hold an object")
-    return ThinkerSizes.from_config(config)
+    sizes = configured_sizes(config, thinker_config)
+    return bundle_bytes(configured_stages(sizes), sizes, target)
 
 
 def _weights(stage: Stage) -> Mapping[str, tuple[int, ...]]:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from omni_rt import terminal
+from omni_rt import cli_plan, terminal
+from omni_rt.architecture import Architecture
 from omni_rt.errors import ExportError
 from omni_rt.export.miniature import cli as miniature_cli
 
@@ -22,7 +23,16 @@ def commands(app: typer.Typer) -> None:
     app.command()(standin)
     app.command("random-checkpoint")(random_checkpoint)
     app.command("bench-reference")(bench_reference)
+    app.command("bench-cuda")(bench_cuda)
     miniature_cli.commands(app)
+    cli_plan.commands(app, count_configured=_count_configured)
+
+
+def _count_configured(config: Path, qwen_config: Path | None) -> Architecture:
+    _require_torch()
+    from omni_rt.export.configured import configured_architecture
+
+    return configured_architecture(config, qwen_config)
 
 
 def _require_torch() -> None:
@@ -229,3 +239,30 @@ def bench_reference(
             f"velocities differ by {report.rel_l2:.1e} (rel. L2); "
             f"loop overhead {report.loop_overhead_percent:.4f} %"
         )
+
+
+def bench_cuda(
+    depth: Annotated[int, typer.Option(help="Blocks; the official model has 36.", min=1)] = 36,
+    steps: Annotated[int, typer.Option(help="Guided Euler steps of a run.", min=1)] = 100,
+    runs: Annotated[int, typer.Option(help="Runs of each, after one to warm up.", min=1)] = 5,
+    repeats: Annotated[int, typer.Option(help="Runs of one seed, to compare bits.", min=1)] = 100,
+    as_json: Json = False,
+) -> None:
+    """Time the loop on this machine's CUDA device beside the original's PyTorch loop.
+
+    Random weights of the official width; the original is fp16 by autocast, both branches over 2304
+    context tokens. Kernels are first compared with the processor's loop, to the bit.
+    """
+    with terminal.errors_reported():
+        _require_torch()
+        from omni_rt.export import bench_cuda as bench
+        from omni_rt.export.bench_cuda_table import print_report
+
+        with terminal.stage_notes(quiet=as_json) as tell:
+            report = bench.bench_cuda(
+                depth=depth, steps=steps, runs=runs, repeats=repeats, progress=tell
+            )
+        if as_json:
+            terminal.print_json(report)
+        else:
+            print_report(report)

@@ -112,7 +112,9 @@ def write_random_tensors(
         with draft.open("wb") as file:
             file.write(_header(shapes, types))
             for name, shape in shapes.items():
-                value = _random(name, shape, seed=seed, rotary_width=rotary_width).to(types[name])
+                value = random_tensor(name, shape, seed=seed, rotary_width=rotary_width).to(
+                    types[name]
+                )
                 value.contiguous().view(torch.uint8).numpy().tofile(file)
         draft.rename(path)
     finally:
@@ -134,7 +136,7 @@ def _header(shapes: Shapes, types: Mapping[str, torch.dtype]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _random(name: str, shape: tuple[int, ...], *, seed: int, rotary_width: int) -> Tensor:
+def random_tensor(name: str, shape: tuple[int, ...], *, seed: int, rotary_width: int) -> Tensor:
     """Values of a plausible size for a parameter of this name."""
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "inv_freq":

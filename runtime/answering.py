@@ -20,7 +20,7 @@ from omni_rt.feature_cache import Floats
 from omni_rt.options import raise_if_cancelled
 from omni_rt.thinker import Prompt, Thinker
 
-_SLICE_TOKENS = 256  # of a prompt at once: bounds the memory of attention, not the result
+SLICE_TOKENS = 256  # of a prompt at once: bounds the memory of attention, not the result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,7 @@ class Answerer:
         logits: Floats | None = None
         while cache.length < prompt.length:
             raise_if_cancelled(cancel)
-            part = slice(cache.length, cache.length + _SLICE_TOKENS)
+            part = slice(cache.length, cache.length + SLICE_TOKENS)
             embeds = self._thinker.embeds(prompt, part.start, part.stop)
             logits = self._run(cache, embeds, prompt.keys[part], prompt.positions[:, part])
         assert logits is not None

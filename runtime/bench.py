@@ -24,7 +24,7 @@ from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
 from omni_rt.preprocess.patches import patch_tables
 from omni_rt.sampling import run_plan
-from omni_rt.timing import Timing
+from omni_rt.timing import WARM_UP_RUNS, Timing
 
 Progress = Callable[[str], None]
 
@@ -170,13 +170,13 @@ def bench(
 
 
 def time_engine(engine: Engine, inputs: Mapping[str, Array], *, runs: int) -> Timing:
-    """Time `runs` runs of an engine after one to warm up."""
+    """Time `runs` runs of an engine after those to warm up."""
     seconds = []
-    for _ in range(runs + 1):
+    for _ in range(WARM_UP_RUNS + runs):
         start = time.perf_counter()
         engine.run(**inputs)
         seconds.append(time.perf_counter() - start)
-    return Timing.of(seconds[1:])
+    return Timing.of(seconds[WARM_UP_RUNS:])
 
 
 def _bench_loop(
@@ -187,15 +187,15 @@ def _bench_loop(
     start = stream.standard_normal((1, dims.latent_channels, dims.latent_frames))
     how = Sampling(plan=make_plan(f"euler-{steps}"))
     per_step, engine_s, total_s = [], 0.0, 0.0
-    for run in range(runs + 1):
-        _, sampler = run_plan(
+    for run in range(WARM_UP_RUNS + runs):
+        _, times = run_plan(
             pool.get("dit_step"),
             how,
             prepared,
             start=start.astype(np.float32),
             renoise=np.zeros((0,), np.float32),
         )
-        if run > 0:  # the first warms up
-            per_step.append(sampler.total_s / steps)
-            engine_s, total_s = engine_s + sampler.engine_s, total_s + sampler.total_s
+        if run >= WARM_UP_RUNS:
+            per_step.append(times.total_s / steps)
+            engine_s, total_s = engine_s + times.engine_s, total_s + times.total_s
     return Timing.of(per_step), 100 * (1 - engine_s / total_s)

@@ -10,7 +10,7 @@ import numpy as np
 
 from omni_rt.engines import Array, Engine
 from omni_rt.manifest import Dims, ThinkerDims
-from omni_rt.timing import Timing
+from omni_rt.timing import WARM_UP_RUNS, Timing
 
 PREFILL_TOKENS = 100
 RERUN_TOKENS = 512
@@ -41,13 +41,13 @@ def bench_thinker(engine: Engine, dims: Dims, *, runs: int) -> ThinkerBench:
 
     def seconds(past: int, new: int, steps: int) -> Timing:
         found = []
-        for _ in range(runs + 1):  # the first warms up
+        for _ in range(WARM_UP_RUNS + runs):
             cache = _cache(thinker, past, stream)
             start = time.perf_counter()
             for step in range(steps):
                 cache = _extended(engine, dims, cache, past + step, new)
             found.append((time.perf_counter() - start) / steps)
-        return Timing.of(found[1:])
+        return Timing.of(found[WARM_UP_RUNS:])
 
     rerun = min(RERUN_TOKENS, thinker.max_positions)
     return ThinkerBench(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from omni_rt import __version__, cli_compare, cli_sound, cli_understand, terminal
-from omni_rt.bench_thinker import ThinkerBench
+from omni_rt import __version__, cli_bench, cli_compare, cli_sound, cli_understand, terminal
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import EngineName, Json, Threads
+from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.manifest import Measurement
 
@@ -41,9 +39,6 @@ def _options(
     ] = False,
 ) -> None:
     """Run Audio-Omni: make, edit and understand sound, music and speech from a bundle."""
-
-
-BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 
 
 @app.command()
@@ -137,63 +132,7 @@ def verify(
             terminal.fail(f"out of bounds: {', '.join(failed)}")
 
 
-@app.command()
-def bench(
-    bundle: BundleArgument,
-    runs: Annotated[int, typer.Option(help="Timed runs of each stage.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Steps per run of the loop.", min=1)] = 5,
-    engine: EngineName = AUTO,
-    threads: Threads = None,
-    as_json: Json = False,
-) -> None:
-    """Time every stage and the sampling loop on this machine."""
-    from omni_rt.bench import bench as run_bench
-
-    with terminal.errors_reported():
-        engine_loader(engine)
-        with terminal.progress_bars() as bars:
-            opened = Bundle.open(bundle, progress=bars("verifying the bundle"))
-        with terminal.stage_notes(quiet=as_json) as tell:
-            report = run_bench(
-                opened, runs=runs, steps=steps, threads=threads, engine=engine, progress=tell
-            )
-        if as_json:
-            terminal.print_json(report)
-            return
-        rows = [
-            (name, f"{t.p50_s * 1e3:.2f}", f"{t.p90_s * 1e3:.2f}", str(t.runs))
-            for name, t in report.stages.items()
-        ]
-        title = (
-            "dit_step: one guided step inside the loop; thinker_lm: one token; audio_tower: 2 s; "
-            "vision_tower: 2 frames; synchformer: 16 frames"
-        )
-        terminal.print_table(title, ("stage", "p50 ms", "p90 ms", "runs"), rows)
-        if report.step is not None:
-            terminal.say(
-                f"guided step: {report.step_gflop:.2f} GFLOP, {report.step_gflop_per_s:.1f} GFLOP/s"
-                f" ({report.context_tokens} context tokens); "
-                f"loop overhead {report.loop_overhead_percent:.3f} %"
-            )
-        if report.thinker is not None:
-            _print_thinker(report.thinker)
-        if report.synchformer_per_video_s is not None:
-            terminal.say(f"synchformer: {report.synchformer_per_video_s:.2f} s per second of video")
-        terminal.say(f"peak RSS {report.peak_rss_bytes / 1e6:.0f} MB")
-
-
-def _print_thinker(found: ThinkerBench) -> None:
-    rows = [
-        ("prefill, per 100 tokens", "0", f"{found.prefill_100.p50_s * 1e3:.2f}"),
-        *(
-            ("a token of the answer", str(held), f"{timing.p50_s * 1e3:.2f}")
-            for held, timing in found.token.items()
-        ),
-        ("512 tokens run again", "0", f"{found.rerun_512.p50_s * 1e3:.2f}"),
-    ]
-    terminal.print_table("thinker_lm", ("what", "tokens in the cache", "p50 ms"), rows)
-    if found.cache_gain is not None:
-        terminal.say(f"at 512 tokens the cache makes a token {found.cache_gain:.1f}× faster")
+cli_bench.commands(app)
 
 
 @app.command()

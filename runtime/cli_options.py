@@ -11,6 +11,7 @@ from omni_rt import terminal
 from omni_rt.engines.registry import AUTO
 from omni_rt.session import Session
 
+BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 BundleOption = Annotated[
     Path,
     typer.Option("--bundle", "-b", envvar="OMNI_RT_BUNDLE", help="The bundle's directory."),

@@ -107,13 +107,21 @@ def _mp3() -> Finding:
     return Finding(what="audio files", found=soundfile.__libsndfile_version__, advice=advice)
 
 
-def _gpu() -> Finding:
+def gpu_names() -> str | None:
+    """Names and memory of NVIDIA's GPUs here; None without their driver, empty if it is silent."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding(what="NVIDIA GPU", found="none: bundles run on the CPU")
+        return None
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return Finding(what="NVIDIA GPU", found="nvidia-smi does not answer")
-    return Finding(what="NVIDIA GPU", found=result.stdout.strip() or "not answering")
+        return ""
+    return "; ".join(result.stdout.strip().splitlines())
+
+
+def _gpu() -> Finding:
+    names = gpu_names()
+    if names is None:
+        return Finding(what="NVIDIA GPU", found="none: bundles run on the CPU")
+    return Finding(what="NVIDIA GPU", found=names or "nvidia-smi does not answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from omni_rt.bundle import Bundle
@@ -14,19 +15,21 @@ Device = Literal["auto", "cpu"]
 Memory = Literal["resident", "staged"]
 
 # What a stage is used in; in `staged` memory, stages without a phase in common take turns.
-_PHASES = {
-    "audio_tower": {"sense"},
-    "vision_tower": {"sense"},
-    "synchformer": {"sense"},
-    "thinker_embed": {"encode", "answer"},
-    "thinker_cond": {"encode"},
-    "thinker_lm": {"answer"},
-    "transcript": {"prepare"},
-    "context": {"prepare"},
-    "signal": {"prepare"},
-    "dit_step": {"sample"},
-    "vae_decoder": {"decode"},
-    "vae_encoder": {"decode"},
+# Beside a large stage lie small ones alone: a table of words, and Synchformer, which takes turns
+# with the vision tower at every window of a video and has a fifth of its weights.
+PHASES: Mapping[str, frozenset[str]] = {
+    "audio_tower": frozenset({"hear"}),
+    "vision_tower": frozenset({"see"}),
+    "synchformer": frozenset({"see"}),
+    "thinker_embed": frozenset({"encode", "answer"}),
+    "thinker_cond": frozenset({"encode"}),
+    "thinker_lm": frozenset({"answer"}),
+    "transcript": frozenset({"prepare"}),
+    "context": frozenset({"prepare"}),
+    "signal": frozenset({"prepare"}),
+    "dit_step": frozenset({"sample"}),
+    "vae_decoder": frozenset({"decode"}),
+    "vae_encoder": frozenset({"vary"}),
 }
 
 
@@ -83,6 +86,6 @@ class EnginePool:
             self._loaded.clear()
 
     def _release_other_phases(self, stage: str) -> None:
-        others = [s for s in self._loaded if not _PHASES[s] & _PHASES[stage]]
+        others = [s for s in self._loaded if not PHASES[s] & PHASES[stage]]
         for other in others:
             del self._loaded[other]

@@ -15,6 +15,9 @@ from omni_rt.errors import BundleError
 _GRAPH, _INITIALIZER, _DATA_TYPE, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 2, 13, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TYPES = {1: "fp32", 2: "uint8", 3: "int8", 7: "int64", 10: "fp16", 11: "fp64", 16: "bf16"}
+_TYPES |= {6: "int32", 17: "fp8", 21: "uint4", 22: "int4"}
+_BITS = {"fp64": 64, "int64": 64, "fp32": 32, "int32": 32, "fp16": 16, "bf16": 16}
+_BITS |= {"uint8": 8, "int8": 8, "fp8": 8, "uint4": 4, "int4": 4}
 
 
 def external_files(path: Path) -> set[str]:
@@ -34,6 +37,18 @@ def stored_bytes(path: Path) -> dict[str, int]:
             raise BundleError(f"{path.name}: a weight of length {length!r}")
         found[kind] = found.get(kind, 0) + int(length)
     return found
+
+
+def stored_values(path: Path) -> int:
+    """How many numbers the graph's weights are, whatever they are stored in.
+
+    Raises BundleError if it is no ONNX graph, or one of its types is unknown.
+    """
+    found = stored_bytes(path)
+    unknown = sorted(found.keys() - _BITS.keys())
+    if unknown:
+        raise BundleError(f"{path.name}: weights of a type that is not known: {unknown}")
+    return sum(8 * size // _BITS[kind] for kind, size in found.items())
 
 
 def _external(path: Path) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -16,6 +16,7 @@ MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 << 20
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "int4"]
+BaseType = Literal["float32", "float16", "bfloat16"]  # of what a compiled graph does not round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +205,47 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSpec:
+    """Sizes that a compiled graph takes; of several, the first that fits is run."""
+
+    sizes: Mapping[str, tuple[int, ...]]  # dynamic dimension → fewest, usual and most
+    activation_bytes: int  # of the device's memory, while it runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """One graph compiled for a device: a plan, what it takes, and what was proved of it."""
+
+    path: str
+    graph: str  # digest of the graph's files
+    base_type: BaseType
+    profiles: tuple[ProfileSpec, ...]
+    weight_bytes: int
+    build_s: float
+    build_peak_rss_bytes: int
+    rounded_products: int  # all of which the compiler runs rounded, in every profile
+    fused_attentions: int
+    attentions: int
+    signature: str  # HMAC-SHA256 over the plan and where it belongs, with a key of the builder's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetEngines:
+    """All that was compiled for one target, by one library."""
+
+    library: str
+    version: str
+    compute_capability: str  # "8.9"
+    stages: Mapping[str, EngineSpec]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     schema: int
     name: str
     dims: Dims
     graphs: Mapping[str, GraphSpec]
-    engines: Mapping[str, Any]  # target → compiled plans; empty in a portable bundle
+    engines: Mapping[str, TargetEngines]  # by target; empty in a portable bundle
     text: TextSpec
     constants: str
     parity: Mapping[str, str]  # stage → npz of inputs and reference outputs
@@ -233,6 +269,7 @@ def parse_manifest(raw: object) -> Manifest:
     manifest = strict_json.parse(Manifest, raw, where="manifest")
     _check_dims(manifest.dims)
     _check_paths(manifest)
+    _check_profiles(manifest)
     return manifest
 
 
@@ -251,12 +288,26 @@ def _check_paths(manifest: Manifest) -> None:
     used |= {p for p in (text.tokenizer, text.prompts, text.vocabulary) if p is not None}
     for graph in manifest.graphs.values():
         used |= {graph.path, *graph.data}
+    for target in manifest.engines.values():
+        used |= {engine.path for engine in target.stages.values()}
     for path in sorted(used | manifest.files.keys()):
         if not is_inside(path):
             raise BundleError(f"manifest: path {path!r} leaves the bundle")
     unlisted = sorted(used - manifest.files.keys())
     if unlisted:
         raise BundleError(f"manifest: files without a hash: {', '.join(unlisted)}")
+
+
+def _check_profiles(manifest: Manifest) -> None:
+    for target, engines in manifest.engines.items():
+        for stage, engine in engines.stages.items():
+            for profile in engine.profiles:
+                for name, sizes in profile.sizes.items():
+                    if len(sizes) != 3 or list(sizes) != sorted(sizes) or sizes[0] < 0:
+                        raise BundleError(
+                            f"manifest.engines.{target}.stages.{stage}: {name} must be fewest, "
+                            f"usual and most, got {list(sizes)}"
+                        )
 
 
 def is_inside(path: str) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,12 +18,47 @@ from omni_rt.options import OnStep, Sampling
 PADDING_BIAS = -1e4  # far enough below any logit, and finite in fp16
 
 
-def stack_contexts(contexts: Sequence[Context]) -> dict[str, Floats]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimes:
+    """Where the seconds of a run went: inside the engine, and in all."""
+
+    engine_s: float
+    total_s: float
+
+
+class DeviceLoop(Protocol):
+    """A loop that runs where its engine does."""
+
+    def sample(
+        self,
+        how: Sampling,
+        prepared: Sequence[Prepared],
+        *,
+        start: Floats,
+        renoise: Floats,
+        on_step: OnStep | None = None,
+    ) -> tuple[Floats, RunTimes]:
+        """Latents [B, C, L], and the times. Raises Cancelled or EngineError."""
+        ...
+
+
+@runtime_checkable
+class LoopedEngine(Protocol):
+    """A `dit_step` that brings its own loop along, on its own device."""
+
+    @property
+    def loop(self) -> DeviceLoop:
+        """Opened when it is first asked for. Raises EngineError if that cannot be."""
+        ...
+
+
+def stack_contexts(contexts: Sequence[Context], *, tokens: int = 0) -> dict[str, Floats]:
     """The `dit_step` inputs k_00, v_00 … [Q, H, P, d] and context_bias [Q, 1, 1, P].
 
-    Contexts of different lengths are padded with zeros and hidden by the bias.
+    Contexts of different lengths are padded with zeros, to `tokens` at least, and hidden by the
+    bias.
     """
-    longest = max(context.tokens for context in contexts)
+    longest = max(tokens, *(context.tokens for context in contexts))
     bias = np.full((len(contexts), 1, 1, longest), PADDING_BIAS, np.float32)
     for row, context in zip(bias, contexts, strict=True):
         row[..., : context.tokens] = 0.0
@@ -34,6 +72,18 @@ def stack_contexts(contexts: Sequence[Context]) -> dict[str, Floats]:
 def _padded(parts: Sequence[Floats], tokens: int) -> Floats:
     rows = [np.pad(p, [(0, 0), (0, 0), (0, tokens - p.shape[2]), (0, 0)]) for p in parts]
     return np.concatenate(rows)
+
+
+def step_inputs(
+    prepared: Sequence[Prepared], *, guided: bool, tokens: int = 0
+) -> dict[str, Floats]:
+    """The inputs of `dit_step` that hold for a whole run: prepend, context_bias, k_00, v_00 …"""
+    contexts = [p.context for p in prepared]
+    if guided and any(p.negative is not None for p in prepared):
+        contexts += [_negative(p) for p in prepared]
+    branches = 2 if guided else 1
+    prepend = np.concatenate([p.prepend for p in prepared] * branches)
+    return {"prepend": prepend, **stack_contexts(contexts, tokens=tokens)}
 
 
 class Noise:
@@ -61,27 +111,36 @@ def run_plan(
     start: Floats,
     renoise: Floats,
     on_step: OnStep | None = None,
-) -> tuple[Floats, Sampler]:
-    """Latents [B, C, L] from `start` [B, C, L], and the sampler that made them.
+) -> tuple[Floats, RunTimes]:
+    """Latents [B, C, L] from `start` [B, C, L], and where the time went.
 
     `renoise` is [rows with c ≠ 0, B, C, L]. With cfg_scale 1 only conditional rows are run.
     Raises Cancelled, and EngineError if the engine fails or the result is not finite.
     """
+    run = engine.loop.sample if isinstance(engine, LoopedEngine) else partial(_run_here, engine)
+    latents, times = run(how, prepared, start=start, renoise=renoise, on_step=on_step)
+    if not np.isfinite(latents).all():
+        raise EngineError(
+            f"plan {how.plan.name} at cfg_scale {how.cfg_scale:g} gave NaN or infinite latents: "
+            "lower cfg_scale, or run `omni-rt verify` on the bundle"
+        )
+    return latents, times
+
+
+def _run_here(
+    engine: Engine,
+    how: Sampling,
+    prepared: Sequence[Prepared],
+    *,
+    start: Floats,
+    renoise: Floats,
+    on_step: OnStep | None = None,
+) -> tuple[Floats, RunTimes]:
+    """The loop on the processor, one call of the engine per row."""
     batch, channels, frames = start.shape
     sampler = Sampler(batch=batch, channels=channels, frames=frames, guided=how.guided)
-    contexts = [p.context for p in prepared]
-    if how.guided and any(p.negative is not None for p in prepared):
-        contexts += [_negative(p) for p in prepared]
-    branches = 2 if how.guided else 1
-    bound = engine.bind(
-        {
-            "x": sampler.x,
-            "t": sampler.t,
-            "prepend": np.concatenate([p.prepend for p in prepared] * branches),
-            **stack_contexts(contexts),
-            "v": sampler.velocity,
-        }
-    )
+    inputs = step_inputs(prepared, guided=how.guided)
+    bound = engine.bind({"x": sampler.x, "t": sampler.t, **inputs, "v": sampler.velocity})
     sampler.x[:batch] = start
     finished = sampler.run(
         how.plan.table(),
@@ -94,13 +153,8 @@ def run_plan(
     )
     if not finished:
         raise Cancelled("cancelled by the caller")
-    latents = sampler.x[:batch].copy()
-    if not np.isfinite(latents).all():
-        raise EngineError(
-            f"plan {how.plan.name} at cfg_scale {how.cfg_scale:g} gave NaN or infinite latents: "
-            "lower cfg_scale, or run `omni-rt verify` on the bundle"
-        )
-    return latents, sampler
+    times = RunTimes(engine_s=sampler.engine_s, total_s=sampler.total_s)
+    return sampler.x[:batch].copy(), times
 
 
 def _negative(prepared: Prepared) -> Context:

@@ -25,8 +25,8 @@ from omni_rt.preprocess.whisper_mel import MAX_S, RATE_HZ, chunked, log_mel, tok
 Frames = NDArray[np.uint8]  # [n, height, width, 3]
 
 # Work per run of a tower: bounds the memory, not the result.
-_CHUNKS_AT_ONCE, _SEGMENTS_AT_ONCE = 8, 2
-_PATCHES_AT_ONCE = 2880  # five grids of 24 × 24
+CHUNKS_AT_ONCE, SEGMENTS_AT_ONCE = 8, 2
+PATCHES_AT_ONCE = 2880  # five grids of 24 × 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,9 +90,9 @@ class Senses:
             engine = self._pool.get("audio_tower")
             chunks, lengths = chunked(mel, frames=thinker.chunk_frames)
             rows = []
-            for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
+            for start in range(0, len(chunks), CHUNKS_AT_ONCE):
                 raise_if_cancelled(cancel)
-                part = slice(start, start + _CHUNKS_AT_ONCE)
+                part = slice(start, start + CHUNKS_AT_ONCE)
                 out = engine.run(mel=chunks[part], lengths=lengths[part])["audio_embeds"]
                 rows.append(out.reshape(-1, out.shape[-1]))
             return np.asarray(np.concatenate(rows)[:tokens], np.float32)
@@ -123,7 +123,7 @@ class Senses:
         def compute() -> Floats:
             engine = self._pool.get("vision_tower")
             tables = patch_tables(rows, columns, thinker)
-            at_once = max(_PATCHES_AT_ONCE // (rows * columns), 1) * thinker.temporal_patch
+            at_once = max(PATCHES_AT_ONCE // (rows * columns), 1) * thinker.temporal_patch
             found = []
             for start in range(0, len(frames), at_once):
                 raise_if_cancelled(cancel)
@@ -155,11 +155,11 @@ class Senses:
             engine = self._pool.get("synchformer")
             starts = sync_starts(len(frames))
             rows = []
-            for first in range(0, len(starts), _SEGMENTS_AT_ONCE):
+            for first in range(0, len(starts), SEGMENTS_AT_ONCE):
                 raise_if_cancelled(cancel)
                 segments = [
                     normalised(frames[start : start + SYNC_SEGMENT_FRAMES])
-                    for start in starts[first : first + _SEGMENTS_AT_ONCE]
+                    for start in starts[first : first + SEGMENTS_AT_ONCE]
                 ]
                 rows.append(engine.run(frames=np.stack(segments))["sync"])
             return np.asarray(np.concatenate(rows), np.float32)

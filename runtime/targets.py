@@ -11,6 +11,12 @@ from omni_rt.errors import RequestError
 from omni_rt.manifest import Dims, Precision
 
 StageFormat = Literal["uint8", "int8", "fp8", "int4"]
+PRECISIONS: Mapping[StageFormat, Precision] = {  # what a manifest says of a graph in a format
+    "uint8": "int8",
+    "int8": "int8",
+    "fp8": "fp8",
+    "int4": "int4",
+}
 
 _EIGHT_BITS = (
     "thinker_cond",
@@ -32,6 +38,7 @@ class Target:
     library: str
     formats: Mapping[str, StageFormat]
     about: str
+    compute_capability: str | None = None  # of its GPU, "8.9"
 
 
 TARGETS: Mapping[str, Target] = {
@@ -48,18 +55,21 @@ TARGETS: Mapping[str, Target] = {
             library="tensorrt",
             formats={**dict.fromkeys(_EIGHT_BITS, "int8"), **_WORDS, "thinker_cond": "int4"},
             about="Jetson Orin: 8-bit integers; conditioning and answers share 4-bit weights",
+            compute_capability="8.7",
         ),
         Target(
             name="rtx4090",
             library="tensorrt_rtx",
             formats=_FP8,
             about="sm_89: E4M3; text decoding with 4-bit weights",
+            compute_capability="8.9",
         ),
         Target(
             name="rtx5090",
             library="tensorrt_rtx",
             formats=_FP8,
             about="sm_120: E4M3; text decoding with 4-bit weights",
+            compute_capability="12.0",
         ),
     )
 }

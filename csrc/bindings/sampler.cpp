@@ -9,14 +9,13 @@
 #include <memory>
 #include <vector>
 
+#include "plan.h"
+
 namespace py = pybind11;
 using namespace py::literals;
 
 namespace omni_rt {
 namespace {
-
-using Floats = py::array_t<float, py::array::c_style>;
-using Doubles = py::array_t<double, py::array::c_style>;
 
 /// A NumPy view that keeps its sampler alive; exported onwards by DLPack through NumPy.
 Floats view(const py::object& owner, std::span<float> data, std::vector<py::ssize_t> shape) {
@@ -29,18 +28,6 @@ std::vector<py::ssize_t> engine_shape(const Sampler& sampler) {
           static_cast<py::ssize_t>(s.frames)};
 }
 
-std::vector<Row> rows_from(const Doubles& table) {
-  if (table.ndim() != 2 || table.shape(1) != 8)
-    throw py::value_error("rows must be float64 [n, 8]: t, p, q, a, b0, b1, b2, c");
-  const auto cell = table.unchecked<2>();
-  std::vector<Row> rows(static_cast<std::size_t>(table.shape(0)));
-  for (py::ssize_t n = 0; n < table.shape(0); ++n) {
-    const auto f = [&](py::ssize_t i) { return static_cast<float>(cell(n, i)); };
-    rows[static_cast<std::size_t>(n)] = {f(0), f(1), f(2), f(3), {f(4), f(5), f(6)}, f(7)};
-  }
-  return rows;
-}
-
 class PythonEngine final : public StepEngine {
  public:
   explicit PythonEngine(py::function evaluate) : evaluate_(std::move(evaluate)) {}
@@ -51,26 +38,6 @@ class PythonEngine final : public StepEngine {
 
  private:
   py::function evaluate_;
-};
-
-class PythonObserver final : public Observer {
- public:
-  PythonObserver(py::object on_row, py::object cancelled)
-      : on_row_(std::move(on_row)), cancelled_(std::move(cancelled)) {}
-  void on_row(std::size_t done, std::size_t total) override {
-    if (!has_on_row_) return;
-    const py::gil_scoped_acquire locked;
-    on_row_(done, total);
-  }
-  bool cancelled() override {
-    if (!has_cancelled_) return false;
-    const py::gil_scoped_acquire locked;
-    return cancelled_().cast<bool>();
-  }
-
- private:
-  py::object on_row_, cancelled_;
-  bool has_on_row_ = !on_row_.is_none(), has_cancelled_ = !cancelled_.is_none();
 };
 
 bool run(Sampler& sampler, const Doubles& table, const py::function& evaluate,

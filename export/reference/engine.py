@@ -28,8 +28,9 @@ def load_engine(bundle: Bundle, stage: str, threads: int | None) -> TorchEngine:
 class TorchEngine:
     """A stage's module, run as it is: hooks and replaced layers take part."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, device: str = "cpu") -> None:
+        """The module's weights must lie on `device` already."""
+        self.stage, self.device = stage, device
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
@@ -43,14 +44,14 @@ class TorchEngine:
         """Run once; outputs by name. Raises EngineError for other inputs, or if the module does."""
         check_arrays(self.stage.name, self.inputs, inputs)
         arrays = [np.require(inputs[port.name], requirements=["C", "W"]) for port in self.inputs]
-        tensors = [torch.from_numpy(array) for array in arrays]
+        tensors = [torch.from_numpy(array).to(self.device) for array in arrays]
         try:
             with torch.inference_mode():
                 made = self.stage.module(*self.stage.arguments(tensors))
         except (RuntimeError, IndexError, ValueError) as error:
             raise EngineError(f"{self.stage.name}: {one_line(error)}") from error
         values = made if isinstance(made, tuple) else (made,)
-        return {p.name: v.numpy() for p, v in zip(self.outputs, values, strict=True)}
+        return {p.name: v.cpu().numpy() for p, v in zip(self.outputs, values, strict=True)}
 
     def bind(self, buffers: Mapping[str, Array]) -> TorchBinding:
         """Fix every input and output to a C-contiguous, writable buffer."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from omni_rt.bundle import Bundle
 from omni_rt.engines import Engine
 from omni_rt.engines.checks import one_line
+from omni_rt.engines.tensorrt_library import CLASSIC, INSTALL, RTX
 from omni_rt.errors import EngineError, RequestError
 
 AUTO, _DEFAULT = "auto", "onnxruntime"
@@ -19,8 +20,10 @@ GROUP = "omni_rt.engines"  # of entry points: name → "module:function", a Load
 
 # The names are those of the libraries' packages.
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
-    "onnxruntime": ("omni_rt.engines.ort", "pip install onnxruntime"),
-    "openvino": ("omni_rt.engines.openvino", "pip install 'omni_rt[openvino]'"),
+    "onnxruntime": ("omni_rt.engines.ort:load_engine", "pip install onnxruntime"),
+    "openvino": ("omni_rt.engines.openvino:load_engine", "pip install 'omni_rt[openvino]'"),
+    RTX: ("omni_rt.engines.tensorrt_stages:load_rtx", INSTALL[RTX]),
+    CLASSIC: ("omni_rt.engines.tensorrt_stages:load_classic", INSTALL[CLASSIC]),
 }
 
 
@@ -68,10 +71,11 @@ def _plug_ins() -> Iterator[EntryPoint]:
 
 
 def _built_in(library: str) -> LoadEngine:
-    module, install = _BUILT_IN[library]
+    place, install = _BUILT_IN[library]
     if find_spec(library) is None:
         raise EngineError(f"engine {library!r}: {library} is not installed: {install}")
-    load: LoadEngine = import_module(module).load_engine
+    module, _, function = place.partition(":")
+    load: LoadEngine = getattr(import_module(module), function)
     return load
 
 

@@ -326,7 +326,7 @@ def test_an_answer_given_up_harms_nothing() -> None:
 def test_long_prompts_run_in_slices(slice_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = prompt_of(np.arange(600) % 80)
     expected = Talk().says(prompt)
-    monkeypatch.setattr(answering, "_SLICE_TOKENS", slice_tokens)
+    monkeypatch.setattr(answering, "SLICE_TOKENS", slice_tokens)
     talk = Talk()
     talk.says(prompt, most=1)
     assert sum(talk.model.lengths) == 600

@@ -202,3 +202,34 @@ def test_a_manifest_is_readable_json(tmp_path: Path) -> None:
     text = (tmp_path / "bundle" / MANIFEST).read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert list(json.loads(text))[:3] == ["schema", "name", "dims"]
+
+
+def engines_with(path: str, sizes: list[int]) -> dict[str, Any]:
+    engine = {
+        "path": path, "graph": "0", "base_type": "float16", "weight_bytes": 1,
+        "profiles": [{"sizes": {"P": sizes}, "activation_bytes": 1}], "build_s": 1.0,
+        "build_peak_rss_bytes": 1, "rounded_products": 0, "fused_attentions": 0, "attentions": 0,
+        "signature": "",
+    }  # fmt: skip
+    return {
+        "rtx4090": {
+            "library": "tensorrt_rtx", "version": "1", "compute_capability": "8.9",
+            "stages": {"dit_step": engine},
+        }
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [2, 1, 3], [-1, 0, 1]])
+def test_an_engines_sizes_are_fewest_usual_and_most(raw: dict[str, Any], sizes: list[int]) -> None:
+    raw["engines"] = engines_with(raw["constants"], [1, 2, 2])
+    assert parse_manifest(raw).engines["rtx4090"].stages["dit_step"].profiles[0].sizes["P"][0] == 1
+    raw["engines"] = engines_with(raw["constants"], sizes)
+    with pytest.raises(BundleError, match=r"engines\.rtx4090\.stages\.dit_step: P must be fewest"):
+        parse_manifest(raw)
+
+
+@pytest.mark.parametrize("path", ["engines/step.plan", "../step.plan"])
+def test_a_plan_is_a_listed_file_of_the_bundle(raw: dict[str, Any], path: str) -> None:
+    raw["engines"] = engines_with(path, [1, 2, 2])
+    with pytest.raises(BundleError, match=r"without a hash|leaves the bundle"):
+        parse_manifest(raw)

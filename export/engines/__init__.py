@@ -1,0 +1,1 @@
+"""Compiling graphs for a device, and proving what the compiler made of them. No torch."""

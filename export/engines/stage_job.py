@@ -1,0 +1,112 @@
+"""Compiling one stage, in a process of its own: its memory is measured and given back."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from omni_rt.bench import peak_rss_bytes
+from omni_rt.bundle import Bundle
+from omni_rt.engines.tensorrt import CAPTURED
+from omni_rt.errors import ExportError
+from omni_rt.export.engines.graph_files import BASE_TYPES, prepare
+from omni_rt.export.engines.profiles import Buckets, profiles_of
+from omni_rt.export.engines.proof import prove
+from omni_rt.export.engines.tensorrt import compile_graph
+from omni_rt.manifest import EngineSpec, ProfileSpec, read_manifest
+
+Job = TypeVar("Job")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageJob:
+    """One stage to be compiled: all that the process which does it is told."""
+
+    bundle: Path
+    stage: str
+    plan: Path  # to be written
+    stored_as: str  # the plan's path in the bundle that it is made for
+    library: str
+    compute_capability: str
+    buckets: Buckets
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageBuild:
+    """What compiling a stage came to; not signed yet."""
+
+    spec: EngineSpec
+    version: str  # of the library
+
+
+def compile_stage(job: StageJob) -> StageBuild:
+    """Compile, prove and write one stage's plan.
+
+    Raises EngineError if the library is missing, ExportError if the graph cannot be built or a
+    rounded product is not computed as rounded. Attention of the step has to be
+    fused: it runs at every step.
+    """
+    bundle = Bundle(job.bundle, read_manifest(job.bundle))
+    profiles = profiles_of(job.stage, bundle.manifest.dims, job.buckets)
+    with TemporaryDirectory() as folder:
+        graph = prepare(bundle, job.stage, Path(folder))
+        plan = compile_graph(
+            graph.path,
+            {port.name: port.shape for port in bundle.graph(job.stage).inputs},
+            profiles,
+            library=job.library,
+            compute_capability=job.compute_capability,
+            captured=job.stage == CAPTURED,
+            timing_cache=job.timing_cache,
+        )
+    proof = prove(
+        job.stage,
+        graph.expected,
+        plan.compiled.layers,
+        profiles=len(profiles),
+        fused=job.stage == CAPTURED,
+    )
+    job.plan.write_bytes(plan.data)
+    return StageBuild(
+        version=plan.version,
+        spec=EngineSpec(
+            path=job.stored_as,
+            graph=bundle.graph_digest(job.stage),
+            base_type=BASE_TYPES[job.stage],
+            profiles=tuple(
+                ProfileSpec(sizes=sizes, activation_bytes=needed)
+                for sizes, needed in zip(profiles, plan.compiled.activation_bytes, strict=True)
+            ),
+            weight_bytes=plan.compiled.weight_bytes,
+            build_s=plan.seconds,
+            build_peak_rss_bytes=peak_rss_bytes(),
+            rounded_products=proof.rounded_products,
+            fused_attentions=proof.fused_attentions,
+            attentions=proof.attentions,
+            signature="",
+        ),
+    )
+
+
+def in_own_process(work: Callable[[Job], Made], job: Job) -> Made:
+    """What `work` makes of a job, in a new process. What it raises is raised here.
+
+    Raises ExportError if the process is killed, as it is when memory runs out.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(work, job).result()
+        except BrokenProcessPool as error:
+            raise ExportError(
+                "the compiler's process was killed: out of memory? (omni-rt build --stages builds "
+                "some at a time)"
+            ) from error

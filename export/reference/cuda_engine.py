@@ -1,0 +1,149 @@
+"""Torch stages on a CUDA device: the step in bf16 or FP8 in the captured loop, the others in fp32.
+
+Offered through the entry-point group `omni_rt.engines` as `torch_cuda` and `torch_cuda_fp8`: any
+CUDA GPU runs the loop without TensorRT, from an unrounded bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from omni_rt.bundle import Bundle
+from omni_rt.cuda_loop import TOKEN_BUCKETS, Bucket, CudaLoop, cuda_module, open_device
+from omni_rt.encode import Floats
+from omni_rt.engines.checks import one_line
+from omni_rt.errors import EngineError
+from omni_rt.export.graphs import Stage
+from omni_rt.export.reference.device_step import DeviceStep, Fp8Linear, HalfLinear, Linear
+from omni_rt.export.reference.engine import TorchEngine
+from omni_rt.export.reference.from_bundle import sizes_of, stage_of
+from omni_rt.export.stages import DitStep
+
+FP8_CAPABILITY = (8, 9)
+
+
+def load_engine(bundle: Bundle, stage: str, threads: int | None) -> TorchEngine:
+    """A stage on the first CUDA device, the step in bf16. Raises EngineError without a device."""
+    return _loaded(bundle, stage, HalfLinear)
+
+
+def load_fp8_engine(bundle: Bundle, stage: str, threads: int | None) -> TorchEngine:
+    """As `load_engine`, the step's products in FP8. Raises EngineError for GPUs that have none."""
+    require_fp8()
+    return _loaded(bundle, stage, Fp8Linear)
+
+
+def require_cuda() -> None:
+    """Raise EngineError unless torch sees a CUDA device."""
+    if not torch.cuda.is_available():
+        build = torch.version.cuda
+        have = f"torch {torch.__version__} " + (
+            "was built without CUDA" if build is None else f"for CUDA {build} sees no device"
+        )
+        raise EngineError(f"engine torch_cuda needs a CUDA device and a torch for it: {have}")
+
+
+def require_fp8() -> None:
+    """Raise EngineError unless the device multiplies FP8."""
+    require_cuda()
+    capability = torch.cuda.get_device_capability()
+    if capability < FP8_CAPABILITY:
+        raise EngineError(
+            f"FP8 products need compute capability 8.9, this GPU has {capability[0]}."
+            f"{capability[1]}: use engine torch_cuda"
+        )
+
+
+def _loaded(bundle: Bundle, name: str, linear: Linear) -> TorchEngine:
+    require_cuda()
+    stage = stage_of(bundle, name, sizes_of(bundle))
+    try:
+        if name == "dit_step":
+            assert isinstance(stage.module, DitStep)
+            stage = replace(stage, module=DeviceStep(stage.module, linear))
+        stage.module.to("cuda")
+    except RuntimeError as error:  # torch's out-of-memory error says how much was missing
+        raise EngineError(f"{name}: {one_line(error)}") from error
+    return CudaStepEngine(stage) if name == "dit_step" else TorchEngine(stage, "cuda")
+
+
+class CudaStepEngine(TorchEngine):
+    """`dit_step` with a loop of its own, which `omni_rt.sampling` asks instead of binding it."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage, "cuda")
+        self.loop = CudaLoop(TorchDeviceStep(stage), open_device(), cuda_module())
+
+
+class TorchDeviceStep:
+    """The step that a loop binds."""
+
+    dtype = "float32"
+    token_buckets = TOKEN_BUCKETS
+
+    def __init__(self, stage: Stage, device: str = "cuda") -> None:
+        self._stage, self._device = stage, device
+
+    def bind_device(self, bucket: Bucket, buffers: Mapping[str, Any]) -> TorchDeviceBinding:
+        """Tensors of the loop's buffers, and new ones for the inputs of a whole run."""
+        try:
+            return TorchDeviceBinding(self._stage, bucket, buffers, self._device)
+        except RuntimeError as error:
+            raise EngineError(f"{self._stage.name}: {one_line(error)}") from error
+
+
+class TorchDeviceBinding:
+    """A step on fixed tensors.
+
+    What torch allocates while it warms up and is captured comes from a pool of its own, which lives
+    as long as this: whatever else allocates, nobody writes where the graph does.
+    """
+
+    def __init__(
+        self, stage: Stage, bucket: Bucket, buffers: Mapping[str, Any], device: str
+    ) -> None:
+        self._stage, self._device = stage, device
+        self._pool = torch.cuda.MemPool() if device == "cuda" else None
+        self._tensors: dict[str, Tensor] = {n: from_dlpack(b) for n, b in buffers.items()}
+        sizes = {"R": bucket.rows, "Q": bucket.attending, "P": bucket.tokens}
+        for port in stage.ports.inputs:
+            if port.name not in self._tensors:
+                shape = [sizes[n] if isinstance(n, str) else n for n in port.shape]
+                dtype = torch.float32 if port.name == "prepend" else torch.bfloat16
+                self._tensors[port.name] = torch.zeros(shape, dtype=dtype, device=device)
+        if device == "cuda":
+            torch.cuda.synchronize()  # the zeros are of torch's stream, the loop has its own
+
+    def fill(self, inputs: Mapping[str, Floats]) -> None:
+        """Copy the inputs of a whole run. Returns when they are there."""
+        for name, value in inputs.items():
+            self._tensors[name].copy_(torch.from_numpy(value))
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+    def enqueue(self, stream: int) -> None:
+        """Put one step on the stream. Raises EngineError if torch does."""
+        try:
+            with self._on(stream), torch.inference_mode():
+                self.compute()
+        except RuntimeError as error:
+            raise EngineError(f"{self._stage.name}: {one_line(error)}") from error
+
+    def compute(self) -> None:
+        """v from the other tensors."""
+        values = [self._tensors[port.name] for port in self._stage.ports.inputs]
+        self._tensors["v"].copy_(self._stage.module(*self._stage.arguments(values)))
+
+    @contextmanager
+    def _on(self, stream: int) -> Iterator[None]:
+        assert self._pool is not None  # there is no stream without a device
+        loops = torch.cuda.ExternalStream(stream)
+        with torch.cuda.stream(loops), torch.cuda.use_mem_pool(self._pool):
+            yield

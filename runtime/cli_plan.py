@@ -1,0 +1,191 @@
+"""`omni-rt plan`: what a model would take on a device, before anything is built or loaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import typer
+
+from omni_rt import terminal
+from omni_rt.architecture import Architecture
+from omni_rt.bundle import Bundle
+from omni_rt.cli_options import Json
+from omni_rt.errors import RequestError
+from omni_rt.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from omni_rt.memory_plan import MemoryPlan
+
+
+class CountConfigured(Protocol):
+    """Counts the weights of a model that has only configurations yet."""
+
+    def __call__(self, config: Path, qwen_config: Path | None, /) -> Architecture:
+        """Raises ExportError if a configuration cannot be read, or a library is missing."""
+        ...
+
+
+def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
+    """Mount the command; who mounts it knows how to read configurations."""
+
+    @app.command()
+    def plan(
+        target: Annotated[
+            str, typer.Option(help="The device: rtx4090, orin, …; a wrong one lists them all.")
+        ],
+        bundle: Annotated[
+            Path | None, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")
+        ] = None,
+        config: Annotated[
+            Path | None, typer.Option(help="Instead of a bundle: the model's configuration.")
+        ] = None,
+        qwen_config: Annotated[
+            Path | None, typer.Option(help="config.json of the thinker; without it, the rest.")
+        ] = None,
+        mode: Annotated[str, typer.Option("--memory", help="resident or staged.")] = "resident",
+        solver: Annotated[str, typer.Option("--plan", help="Solver and steps.")] = "euler-100",
+        seconds: Annotated[float, typer.Option(help="Of the sound to make.")] = 10.0,
+        rows: Annotated[
+            int, typer.Option(help="Of the loop: two per guided request; odd is unguided.", min=1)
+        ] = 2,
+        prompt_tokens: Annotated[
+            int | None,
+            typer.Option(help="Of the thinker; a usual text if not given.", min=1),
+        ] = None,
+        unrounded: Annotated[
+            bool, typer.Option("--unrounded", help="As if every matrix were kept in 16 bits.")
+        ] = False,
+        available: Annotated[
+            float | None, typer.Option(help="GB of memory; all of the device's if not given.")
+        ] = None,
+        measured: Annotated[
+            Path | None, typer.Option(help="A file of omni-rt bench --save, to show beside it.")
+        ] = None,
+        as_json: Json = False,
+    ) -> None:
+        """Estimate time and memory on a GPU: a roofline from sizes and peak figures, not measured.
+
+        omni-rt plan bundle --target rtx4090
+
+        omni-rt plan --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json
+        --target orin-nano --memory staged
+
+        Times are lower bounds. Ends with exit status 1 if the mode would not fit.
+        """
+        from omni_rt.devices import device_named
+        from omni_rt.engine_pool import check_machine
+        from omni_rt.memory_plan import Job, check_fits, make_memory_plan
+        from omni_rt.plans import make_plan
+
+        with terminal.errors_reported():
+            check_machine("auto", None, mode)
+            device = device_named(target)
+            job = Job(
+                plan=make_plan(solver), duration_s=seconds, rows=rows, prompt_tokens=prompt_tokens
+            )
+            found = make_memory_plan(
+                _model(bundle, config, qwen_config, count_configured),
+                device,
+                job,
+                memory=mode,  # type: ignore[arg-type]  # checked above
+                rounded=not unrounded,
+            )
+            if as_json:
+                terminal.print_json(found)
+            else:
+                _print_plan(found, _measured_ms(measured))
+            check_fits(found, device.memory_bytes if available is None else _bytes(available))
+
+
+def _bytes(gigabytes: float) -> int:
+    if not math.isfinite(gigabytes):
+        raise RequestError(f"--available must be a number of GB, got {gigabytes}")
+    return round(gigabytes * 1e9)
+
+
+def _model(
+    bundle: Path | None,
+    config: Path | None,
+    qwen_config: Path | None,
+    count_configured: CountConfigured,
+) -> Architecture:
+    if (bundle is None) == (config is None):
+        raise RequestError("give a bundle, or --config of a model without one")
+    if config is not None:
+        return count_configured(config, qwen_config)
+    assert bundle is not None
+    return Architecture.of_bundle(Bundle(bundle, read_manifest(bundle)))
+
+
+def _measured_ms(path: Path | None) -> dict[str, str]:
+    """Medians of a benchmark by stage, and where they were measured; empty without one."""
+    if path is None:
+        return {}
+    from omni_rt.latency import LOOP, read
+
+    taken = read(path)
+    terminal.say(f"measured: {taken.device}, {taken.engine}")
+    names = {LOOP: "dit_step"}
+    return {names.get(name, name): _ms(timing.p50_s) for name, timing in taken.stages.items()}
+
+
+def _print_plan(plan: MemoryPlan, measured: dict[str, str]) -> None:
+    _print_times(plan, measured)
+    _print_memory(plan)
+
+
+def _print_times(plan: MemoryPlan, measured: dict[str, str]) -> None:
+    rows = [
+        (
+            name,
+            stage.cost.format,
+            f"{stage.cost.flops / 1e9:.1f}",
+            _mb(stage.cost.moved_bytes),
+            "peak" if stage.cost.compute_s >= stage.cost.memory_s else "bandwidth",
+            _ms(stage.cost.predicted_s),
+            str(stage.calls),
+            *([measured.get(name, "")] if measured else []),
+        )
+        for name, stage in plan.stages.items()
+    ]
+    columns = ("stage", "format", "GFLOP", "MB", "bound by", "ms", "calls")
+    terminal.print_table(
+        f"{plan.model} on {plan.device.about}: roofline of a call, not a measurement",
+        (*columns, "measured ms") if measured else columns,
+        rows,
+    )
+    windows = f" × {plan.segments} windows" if plan.segments > 1 else ""
+    terminal.say(
+        f"roofline of {plan.audio_s:g} s of sound from text ({plan.evaluations} steps{windows}): "
+        f"at least {plan.request_s:.3g} s, loading left out"
+    )
+
+
+def _print_memory(plan: MemoryPlan) -> None:
+    rows = [
+        (
+            name,
+            _mb(stage.memory.weights),
+            _mb(stage.memory.activation),
+            _mb(stage.memory.buffers),
+            _mb(stage.memory.total),
+        )
+        for name, stage in plan.stages.items()
+    ]
+    columns = ("stage", "weights MB", "activation MB", "buffers MB", "together")
+    terminal.print_table("memory while a stage runs: an estimate", columns, rows)
+    for name, needed in plan.needed_bytes.items():
+        chosen = " (this plan)" if name == plan.memory else ""
+        terminal.say(f"{name}: an estimated {needed / 1e9:.2f} GB{chosen}")
+    shared = ", shared with the processor" if plan.device.shared else ""
+    terminal.say(f"{plan.device.name} has {plan.device.memory_bytes / 1e9:.2f} GB{shared}")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"

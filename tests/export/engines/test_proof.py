@@ -1,0 +1,80 @@
+"""A product that is not computed as the graph rounds it fails the build, by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from omni_rt.errors import ExportError
+from omni_rt.export.engines.compiled import CompiledLayer
+from omni_rt.export.engines.patterns import Attention, Expected, Product
+from omni_rt.export.engines.proof import prove
+
+EIGHT = Product(node="MatMul_5", activations=("FP8",), weight="FP8")
+FOUR = Product(node="MatMul_6", activations=(), weight="Int4")
+BOTH = Product(node="MatMul_7", activations=("FP8", "FP8"), weight=None)
+ATTENTION = Attention(scores="MatMul_7", softmax="Softmax_8", mixing="MatMul_9")
+
+
+def layer(*nodes: str, inputs: tuple[str, ...] = (), constants: tuple[str, ...] = ()):
+    return CompiledLayer(
+        name="+".join(nodes),
+        kind="gemm",
+        inputs=inputs,
+        constants=constants,
+        nodes=frozenset(nodes),
+    )
+
+
+def expected(*products: Product, attentions: tuple[Attention, ...] = ()) -> Expected:
+    return Expected(products=products, attentions=attentions)
+
+
+GOOD = {
+    EIGHT: layer("MatMul_5", inputs=("FP8",), constants=("FP8", "Float")),
+    FOUR: layer("MatMul_6", inputs=("Half",), constants=("Int4", "Half")),
+    BOTH: layer("MatMul_7", "Softmax_8", "MatMul_9", inputs=("FP8", "FP8", "Half", "FP8")),
+}
+
+
+def test_products_in_their_own_types_are_proved_and_counted() -> None:
+    proof = prove("s", expected(*GOOD, attentions=(ATTENTION,)), list(GOOD.values()), profiles=1)
+    assert (proof.rounded_products, proof.attentions, proof.fused_attentions) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("product", "made"),
+    [
+        (EIGHT, layer("MatMul_5", inputs=("Half",), constants=("FP8",))),
+        (EIGHT, layer("MatMul_5", inputs=("FP8",), constants=("Half",))),
+        (EIGHT, layer("MatMul_5", inputs=("Half", "Half"))),
+        (FOUR, layer("MatMul_6", inputs=("Half", "Half"))),
+        (BOTH, layer("MatMul_7", inputs=("FP8", "Half"))),
+    ],
+)
+def test_a_silent_fallback_is_named_with_what_it_became(
+    product: Product, made: CompiledLayer
+) -> None:
+    with pytest.raises(ExportError, match=rf"dit_step: 1 of 1 .*{product.node} became .*Half"):
+        prove("dit_step", expected(product), [made], profiles=1)
+
+
+def test_a_product_that_no_layer_names_is_not_proved() -> None:
+    with pytest.raises(ExportError, match="MatMul_5 became no layer that the compiler names"):
+        prove("s", expected(EIGHT), [layer("MatMul_50", inputs=("FP8",))], profiles=1)
+
+
+def test_every_profile_has_to_have_the_product() -> None:
+    """A plan has kernels of its own for each profile."""
+    half = layer("MatMul_5", inputs=("Half",), constants=("Half",))
+    with pytest.raises(ExportError, match="MatMul_5"):
+        prove("s", expected(EIGHT), [GOOD[EIGHT], half], profiles=2)
+    assert prove("s", expected(EIGHT), [GOOD[EIGHT]] * 2, profiles=2).rounded_products == 1
+
+
+def test_attentions_have_to_be_fused_only_where_that_is_asked_for() -> None:
+    apart = [layer("MatMul_7", inputs=("Half",)), layer("Softmax_8"), layer("MatMul_9")]
+    wanted = expected(attentions=(ATTENTION,))
+    proof = prove("s", wanted, apart, profiles=1)
+    assert (proof.attentions, proof.fused_attentions) == (1, 0)
+    with pytest.raises(ExportError, match="1 of 1 attentions are not fused: Softmax_8"):
+        prove("s", wanted, apart, profiles=1, fused=True)

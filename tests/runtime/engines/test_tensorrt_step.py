@@ -1,0 +1,98 @@
+"""The step's plan as the CUDA loop drives it, on a library and a GPU of Python (fake_gpu.py)."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omni_rt.bundle import Bundle
+from omni_rt.cuda_loop import Bucket, cuda_module
+from omni_rt.engines.tensorrt import TensorRtEngine
+from omni_rt.engines.tensorrt_step import TensorRtStep, TensorRtStepEngine
+from omni_rt.errors import EngineError
+from omni_rt.options import Sampling
+from omni_rt.plans import make_plan
+from omni_rt.sampling import run_plan
+
+from .fake_gpu import FakeDriver, FakeTensorRt, OnGpu
+from .test_tensorrt import BUCKETS, CLOSE, TYPES, inputs, loaded, step, wanted, with_engines
+
+LOOPS = ("x", "t", "v")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return with_engines(tmp_path / "bundle")
+
+
+def bound(engine: TensorRtEngine, driver: FakeDriver, tokens: int) -> tuple:
+    """A binding for one guided request, and the loop's buffers."""
+    arrays = {**inputs(), "v": np.zeros((2, 4, 6), np.float32)}
+    buffers = {name: OnGpu(driver, arrays[name]) for name in LOOPS}
+    bucket = Bucket(batch=1, guided=True, attending=1, tokens=tokens)
+    return TensorRtStep(engine).bind_device(bucket, buffers), buffers
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 9])
+def test_a_step_on_the_loops_stream_is_the_engines_own_run(bundle: Bundle, tokens: int) -> None:
+    engine, library = loaded(bundle)
+    binding, buffers = bound(engine, library.driver, tokens)
+    for seed in range(2):  # another request with the same graph
+        given = inputs(tokens=tokens)
+        given["prepend"] += seed
+        binding.fill({n: a for n, a in given.items() if n not in LOOPS})
+        copied, waited = len(library.driver.uploads), library.driver.waited
+        binding.enqueue(99)
+        assert np.allclose(buffers["v"].numpy(), wanted(given), **CLOSE)
+        assert library.contexts[-1].streams[-1] == 99
+        # nothing of a captured step may copy or wait
+        assert (len(library.driver.uploads), library.driver.waited) == (copied, waited)
+
+
+def test_contexts_are_padded_to_what_the_plan_was_built_for(bundle: Bundle) -> None:
+    engine, _ = loaded(bundle)
+    assert tuple(TensorRtStep(engine).token_buckets) == BUCKETS
+
+
+def test_a_binding_gives_its_memory_back(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    binding, buffers = bound(engine, library.driver, 8)
+    assert len(library.driver.memory) > len(buffers)
+    del binding
+    gc.collect()
+    assert len(library.driver.memory) == len(buffers)
+
+
+def test_a_request_that_fits_no_profile_is_told_what_was_built(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    with pytest.raises(EngineError, match="fit no profile"):
+        bound(engine, library.driver, 17)
+
+
+def test_the_step_asks_for_its_loop_alone_and_says_what_a_build_without_cuda_lacks(
+    bundle: Bundle,
+) -> None:
+    driver = FakeDriver()
+    library = FakeTensorRt(driver=driver, ports=TYPES, outputs=("v",), compute=step, profiles=4)
+    engine = TensorRtStepEngine(
+        bundle, "dit_step", library=library.module(), name="tensorrt_rtx", driver=driver
+    )
+    assert np.allclose(engine.run(**inputs())["v"], wanted(inputs()), **CLOSE)
+    try:
+        cuda_module()
+    except EngineError:
+        how = Sampling(plan=make_plan("euler-2"))
+        nothing = np.zeros(0, np.float32)
+        with pytest.raises(EngineError, match="OMNI_RT_CUDA=ON"):
+            run_plan(engine, how, [], start=nothing, renoise=nothing)
+    else:
+        pytest.skip("omni_rt is installed with its CUDA loop")
