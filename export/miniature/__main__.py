@@ -60,15 +60,16 @@ def train(
 ) -> None:
     """Train a part, or go on where an interrupted run stopped; measure it; put it in its place.
 
-    A kill loses at most a minute. The checkpoint stays as it was if the part misses its gate: that
-    95 % of the right sounds of every kind are right after the autoencoder, that the thinker answers
-    90 % of the questions of every kind exactly, and that the Synchformer tells the colours of 95 %
-    of the videos. The transformer has none: `omni-rt score` measures it.
+    The autoencoder is fitted at once; of the others a kill loses at most a minute. The checkpoint
+    stays as it was if the part misses its gate: that 95 % of the right sounds of every kind are
+    right after the autoencoder, that the thinker answers 90 % of the questions of every kind
+    exactly, and that the Synchformer tells the colours of 95 % of the videos. The transformer has
+    none: `omni-rt score` measures it.
     """
     with terminal.errors_reported():
         run = _run(part, states, out, steps, seed, threads)
         run.train(terminal.note)
-        _finish(run, out, count, floor, f"train {part} --steps {run.steps} --seed {seed}")
+        _finish(run, out, count, floor, _command(run))
 
 
 @app.command()
@@ -85,10 +86,14 @@ def put(
     """Put the moving average of a training that goes on, or stopped early, into the checkpoint."""
     with terminal.errors_reported():
         run = _run(part, states, out, steps, seed, threads)
-        if run.training.step == 0:
+        if run.step == 0:
             terminal.fail(f"no state of {part} in {states}: train it first")
-        told = f"train {part} --steps {run.steps} --seed {seed}, stopped at {run.training.step}"
-        _finish(run, out, count, floor, told)
+        _finish(run, out, count, floor, f"{_command(run)}, stopped at {run.step}")
+
+
+def _command(run: Part) -> str:
+    steps = f" --steps {run.steps}" if run.steps else ""
+    return f"train {run.name}{steps} --seed {run.seed}"
 
 
 def _run(
@@ -98,8 +103,8 @@ def _run(
     if threads is not None:
         torch.set_num_threads(threads)
     run = kind(states, out, steps=steps or kind.default_steps, seed=seed)
-    if run.training.resume():
-        terminal.note(f"{part}: step {run.training.step}")
+    if run.resume():
+        terminal.note(f"{part}: step {run.step}")
     return run
 
 
@@ -117,7 +122,7 @@ def _finish(run: Part, out: Path, count: int, floor: float | None, told: str) ->
         told += f" --floor {floor:g}"
     facts = {
         "command": f"python -m omni_rt.export.miniature {told}",
-        "hours": f"{run.training.elapsed_s / 3600:.2f}",
+        "hours": f"{run.hours:.2f}",
     }
     draft = run.states / f"{run.name}.draft"  # parts may be trained side by side
     shutil.rmtree(draft, ignore_errors=True)

@@ -1,9 +1,8 @@
-"""The miniature's configuration, in the official schema: 8 kHz, windows of 2 s, 64 latent channels.
+"""The miniature's configuration, in the official schema: 8 kHz, clips of 2 s, 176 latent channels.
 
-The autoencoder compresses two to one, so that it is easy and the tasks, not the codec, are the
-test; 128 frames of 64 channels rather than 256 of 32, which halves the transformer's work. Widths
-are multiples of 128 and heads 64 wide, so that the kernels of low precisions apply, except where a
-sense has nothing hard to see.
+32 frames of 176 channels, each half a step of the sequencer: the autoencoder compresses three to
+one, and the transformer has few tokens. Widths are multiples of 128 and heads 64 wide, so that the
+kernels of low precisions apply, except where a sense has nothing hard to see.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from omni_rt.export.miniature.data.clip import WINDOW_SAMPLES
 
 STRIDES = (4, 8, 16)
 DOWNSAMPLING = 512
-LATENT_CHANNELS = 128
+LATENT_CHANNELS = 176
 WIDTH, DEPTH, HEADS = 256, 3, 4
 COND_WIDTH = 128
 HIDDEN_WIDTH = 128
@@ -30,7 +29,7 @@ TRANSCRIPT_IDS, TRANSCRIPT_TOKENS = 64, 32
 def _oobleck(latent_dim: int, **channels: int) -> dict[str, Any]:
     sizes = {
         "channels": 8,
-        "c_mults": [4, 4, 16],
+        "c_mults": [4, 4, 22],
         "strides": list(STRIDES),
         "latent_dim": latent_dim,
         "use_snake": True,

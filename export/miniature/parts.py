@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from omni_rt.export.miniature import checkpoint
 from omni_rt.export.miniature.checkpoint import MODEL_FILE, SYNCHFORMER_FILE, Facts
 from omni_rt.export.miniature.conditioning import Senses
 from omni_rt.export.miniature.data import Example
+from omni_rt.export.miniature.fit_vae import empty_vae, fitted_vae
 from omni_rt.export.miniature.gate import (
     ANSWER_FLOOR,
     COLOUR_FLOOR,
@@ -28,9 +29,7 @@ from omni_rt.export.miniature.thinker import TrainableThinker, answers
 from omni_rt.export.miniature.train_synchformer import SynchformerTraining
 from omni_rt.export.miniature.train_thinker import ThinkerTraining
 from omni_rt.export.miniature.train_transformer import TransformerTraining
-from omni_rt.export.miniature.train_vae import empty_vae, train_vae, vae_training, whole_clips
 from omni_rt.export.miniature.training import Training, best_device
-from omni_rt.export.miniature.vae import normalise_latents
 from omni_rt.export.reference import synchformer as reference
 from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.model import AUTOENCODER
@@ -38,22 +37,33 @@ from omni_rt.export.reference.synchformer import VISUAL
 from omni_rt.export.reference.thinker_files import thinker_shapes
 
 Tell = Callable[[str], None]
-_CLIPS_TO_NORMALISE = 1024
 
 
 class Part(ABC):
-    """A part with its training, whose states are kept in the folder `states`."""
+    """A part, and how its weights are found."""
 
     name: ClassVar[str]
-    default_steps: ClassVar[int]
+    default_steps: ClassVar[int]  # 0: found in one step, without a schedule
     measure: ClassVar[str]  # what the shares are shares of
     floor: ClassVar[float]  # every share must reach it
-
-    training: Training
 
     def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
         """`trained` is the checkpoint's folder, with the parts that this one needs."""
         self.states, self.steps, self.seed = states, steps, seed
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """How many steps are done."""
+
+    @property
+    @abstractmethod
+    def hours(self) -> float:
+        """How long they took, of all runs together."""
+
+    @abstractmethod
+    def resume(self) -> bool:
+        """Go on from the state in the folder `states`, if there is one."""
 
     @abstractmethod
     def train(self, tell: Tell) -> None:
@@ -61,7 +71,7 @@ class Part(ABC):
 
     @abstractmethod
     def put(self, folder: Path, facts: Facts) -> None:
-        """Write the moving average into a checkpoint's folder."""
+        """Write the weights into a checkpoint's folder."""
 
     @staticmethod
     @abstractmethod
@@ -70,29 +80,59 @@ class Part(ABC):
 
 
 class Vae(Part):
-    name, default_steps = "vae", 4000
+    name, default_steps = "vae", 0
     measure, floor = "right after the autoencoder", VAE_FLOOR
 
     def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
         super().__init__(states, trained, steps=steps, seed=seed)
-        self.training = vae_training(states, steps=steps, seed=seed)
+        self._vae: Oobleck | None = None
+        self._hours = 0.0
+
+    @property
+    def step(self) -> int:
+        return 0
+
+    @property
+    def hours(self) -> float:
+        return self._hours
+
+    def resume(self) -> bool:
+        return False
 
     def train(self, tell: Tell) -> None:
-        train_vae(self.training, tell)
+        begun = time.monotonic()
+        tell("principal components of drawn sounds")
+        self._vae = fitted_vae(self.seed)
+        self._hours = (time.monotonic() - begun) / 3600
 
     def put(self, folder: Path, facts: Facts) -> None:
-        vae = copy.deepcopy(self.training.average).cpu()
-        assert isinstance(vae, Oobleck)
-        normalise_latents(vae, whole_clips(self.seed + 1, _CLIPS_TO_NORMALISE))
+        assert self._vae is not None
         checkpoint.write_texts(folder)
-        checkpoint.put(vae, AUTOENCODER, folder / MODEL_FILE, part=self.name, facts=facts)
+        checkpoint.put(self._vae, AUTOENCODER, folder / MODEL_FILE, part=self.name, facts=facts)
 
     @staticmethod
     def measured(folder: Path, count: int, tell: Tell) -> Mapping[str, Share]:
         return vae_shares(trained_vae(folder), count=count, tell=tell)
 
 
-class Thinker(Part):
+class TrainedPart(Part):
+    """A part trained by steps, kept in the folder `states`; what counts is its moving average."""
+
+    training: Training
+
+    @property
+    def step(self) -> int:
+        return self.training.step
+
+    @property
+    def hours(self) -> float:
+        return self.training.elapsed_s / 3600
+
+    def resume(self) -> bool:
+        return self.training.resume()
+
+
+class Thinker(TrainedPart):
     name, default_steps = "thinker", 4000
     measure, floor = "exact answers", ANSWER_FLOOR
 
@@ -127,7 +167,7 @@ class Thinker(Part):
         return answer_shares(ask, count=count, tell=tell)
 
 
-class Synchformer(Part):
+class Synchformer(TrainedPart):
     name, default_steps = "synchformer", 200
     measure, floor = "colours of tubelets", COLOUR_FLOOR
 
@@ -149,7 +189,7 @@ class Synchformer(Part):
         return colour_shares(trained_synchformer(folder), count=count, tell=tell)
 
 
-class Transformer(Part):
+class Transformer(TrainedPart):
     name, default_steps = "transformer", 8_000
     measure, floor = "", 0.0
 

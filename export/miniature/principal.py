@@ -1,10 +1,10 @@
-"""The autoencoder's first weights: the principal components of what one latent lasts.
+"""An autoencoder that is a linear code: the principal components of what one latent lasts.
 
-Random convolutions take thousands of steps to find phases above 1 kHz. So the main path begins as
-a linear code, spread over the strided convolutions: they sort samples into channels, and the last
-one weighs all samples of a latent by the components. The decoder is its transpose, so what the
-components span comes back but for the latents' noise, the activations' bend and what unused
-channels leak; how to hold the rest is learnt.
+Our sounds run on a sequencer's steps, so blocks of one latent's length span few dimensions. The
+main path of the network is their linear code, spread over the strided convolutions: they sort
+samples into channels, and the last one weighs all samples of a latent by the components. The
+decoder is its transpose. Residual units and unused channels hold small random weights: all of the
+architecture computes something, and none of it is heard.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from omni_rt.export.reference.autoencoder import (
     Snake,
 )
 
-_MAIN_BEND = -4.0  # log of the main path's Snakes' α and β: nearly straight
-_RESIDUAL_GAIN = 0.03
-_COUPLING = 0.02  # of channels that carry nothing yet, against what they would weigh
-_RAW_SCALE = -5.0  # of the posterior at the start: softplus of it is 0.007
-_EVEN_TO_HZ, _EMPHASIS = 125.0, 0.3
-_SHRINK = 4.0  # a loud sine's coefficients are about this large
+_MAIN_BEND = -8.0  # log of the main path's Snakes' α and β: x + 0.0003 x²
+_RESIDUAL_GAIN = 0.003
+_COUPLING = 0.002  # of channels that carry nothing, against what they would weigh
+_RAW_SCALE = -5.0  # of the posterior: softplus of it is 0.007
+_EVEN_TO_HZ, _EMPHASIS = 125.0, 0.2
+_LOUD_POWER = 0.6  # of a block's level, that it is divided by
+_SOFTEST = 1e-2  # of the mean level: what is below counts no more for being soft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,25 +42,33 @@ class LinearCode:
 
     @classmethod
     def of(cls, waves: Tensor, hop: int, count: int) -> LinearCode:
-        """The strongest principal components of waves [B, n · hop], high frequencies emphasised.
+        """The strongest principal components of waves [B, n · hop].
 
-        Overtones are softer than what they colour, but no less worth keeping.
+        High frequencies and soft blocks are emphasised: overtones are softer than what they colour
+        and consonants than vowels, but no less worth keeping. Latents have variance 1 on the mean;
+        their spreads differ by the square root of what the components' do, so that the loudest come
+        out of the noise first, and the softest are not lost.
         """
         hz = torch.fft.rfftfreq(hop, 1 / RATE_HZ).double()
         gain = hz.clamp(min=_EVEN_TO_HZ) ** _EMPHASIS
+        gain /= gain.mean()
 
         def emphasised(rows: Tensor, power: int) -> Tensor:
             return torch.fft.irfft(torch.fft.rfft(rows) * gain**power, hop)
 
         blocks = emphasised(waves.reshape(-1, hop).double(), 1)
-        _, vectors = torch.linalg.eigh(blocks.T @ blocks)
+        level = blocks.square().mean(1, keepdim=True).sqrt()
+        evened = blocks / (level + _SOFTEST * blocks.square().mean().sqrt()) ** _LOUD_POWER
+        _, vectors = torch.linalg.eigh(evened.T @ evened)
         strongest = vectors.flip(1)[:, :count].T
-        size = gain.mean()
-        read, write = emphasised(strongest, 1) / size, emphasised(strongest, -1) * size
+        spread = (blocks @ strongest.T).square().mean(0).sqrt()
+        scale = (spread / spread.mean()).sqrt()[:, None] * spread.mean()
+        scale *= ((spread[:, None] / scale).square().mean()).sqrt()
+        read, write = emphasised(strongest, 1) / scale, emphasised(strongest, -1) * scale
         return cls(read=read.float(), write=write.float())
 
 
-def begin_as_linear_code(vae: Oobleck, strides: tuple[int, ...], code: LinearCode) -> None:
+def become_linear_code(vae: Oobleck, strides: tuple[int, ...], code: LinearCode) -> None:
     """Set all weights; a latent is as long as the code's blocks, the product of the strides.
 
     Up to the last stride, channels must suffice for the samples.
@@ -81,8 +90,8 @@ def begin_as_linear_code(vae: Oobleck, strides: tuple[int, ...], code: LinearCod
         if isinstance(module, Snake):
             nn.init.constant_(module.alpha, _MAIN_BEND)
             nn.init.constant_(module.beta, _MAIN_BEND)
-    _set_encoder(vae, strides, code.read / _SHRINK)
-    _set_decoder(vae, strides, code.write * _SHRINK)
+    _set_encoder(vae, strides, code.read)
+    _set_decoder(vae, strides, code.write)
 
 
 def _main_path(half: nn.Module) -> list[nn.Module]:

@@ -16,8 +16,8 @@ from omni_rt.export.miniature.conditioning import (
     low_level_of,
 )
 from omni_rt.export.miniature.data import AUDIO_WEIGHTS, Example, draw_any
+from omni_rt.export.miniature.fit_vae import heard_in, read_matrix
 from omni_rt.export.miniature.model import new_model
-from omni_rt.export.miniature.train_vae import heard_in
 from omni_rt.export.miniature.training import Losses, Schedule, Training
 from omni_rt.export.reference.autoencoder import Oobleck
 from omni_rt.export.reference.model import AudioOmni
@@ -36,7 +36,7 @@ class TransformerTraining:
     def __init__(
         self, folder: Path, senses: Senses, vae: Oobleck, *, steps: int, seed: int = 0
     ) -> None:
-        self._senses, self._vae = senses, vae
+        self._senses, self._read = senses, read_matrix(vae)
         torch.manual_seed(seed)
         schedule = Schedule(
             steps=steps,
@@ -70,19 +70,17 @@ class TransformerTraining:
         done = self.training.step / self.training.schedule.steps
         weights = _FIRST if done < _FIRST_SHARE else AUDIO_WEIGHTS
         examples = [draw_any(stream, weights) for _ in range(_BATCH)]
-        latents = latents_of(self._vae, examples)
+        latents = latents_of(self._read, examples)
         return flow_losses(self.model, latents, self._senses.conditions(examples))
 
 
 @torch.inference_mode()
-def latents_of(vae: Oobleck, examples: Sequence[Example]) -> Tensor:
-    """What the transformer is to make [B, C, L]: the means, from sound at full peak."""
+def latents_of(read: Tensor, examples: Sequence[Example]) -> Tensor:
+    """What the transformer is to make [B, C, L], of sounds at full peak; `read`: [C, samples]."""
     waves = np.stack([heard_in(example) for example in examples])
     waves = waves / np.maximum(np.abs(waves).max(axis=1, keepdims=True), 1e-6)
-    device = next(vae.parameters()).device
-    clips = torch.from_numpy(waves.astype(np.float32)).to(device)[:, None].expand(-1, 2, -1)
-    mean, _ = vae.encode(clips)
-    return mean
+    blocks = torch.from_numpy(waves.astype(np.float32)).unflatten(1, (-1, read.shape[1]))
+    return (blocks.to(read.device) @ read.T).mT
 
 
 def flow_losses(

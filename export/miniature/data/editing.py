@@ -26,7 +26,6 @@ from omni_rt.export.miniature.data.sounds import OCTAVES, Note
 from omni_rt.export.miniature.data.waves import SHAPES
 
 _MOST_NOTES = 3
-_MELODY_OCTAVES = OCTAVES[:2]  # of the highest, overtones lie where the autoencoder keeps least
 _MELODY_STEPS = 12
 
 
@@ -79,7 +78,7 @@ def style_example(stream: Stream) -> Example:
     """The same one to three notes in another wave shape."""
     shapes = [SHAPES[index] for index in stream.permutation(len(SHAPES))[:2]]
     count = 1 + int(stream.randint(_MOST_NOTES))
-    pitches = [(int(stream.randint(12)), pick(stream, _MELODY_OCTAVES)) for _ in range(count)]
+    pitches = [(int(stream.randint(12)), pick(stream, OCTAVES)) for _ in range(count)]
     onset_s, length_s = random_onset_s(stream, _MELODY_STEPS), _MELODY_STEPS * STEP_S
     clips, melody = [], None
     for shape in shapes:

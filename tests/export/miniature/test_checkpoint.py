@@ -12,8 +12,8 @@ from omni_rt.errors import ExportError
 from omni_rt.export.config import read_config
 from omni_rt.export.miniature import checkpoint
 from omni_rt.export.miniature.checkpoint import MODEL_FILE, get, put
+from omni_rt.export.miniature.fit_vae import fitted_vae
 from omni_rt.export.miniature.model import miniature_sizes, new_model, new_synchformer
-from omni_rt.export.miniature.train_vae import new_vae
 from omni_rt.export.reference.model import AUTOENCODER, parameter_shapes
 from omni_rt.export.reference.synchformer import VISUAL, open_synchformer
 from omni_rt.export.text_files import check_vocabulary, read_prompts
@@ -22,7 +22,7 @@ from omni_rt.preprocess.transcript import read_vocabulary
 
 def test_parts_stand_beside_each_other_and_replace_only_themselves(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path, vae, model = tmp_path / MODEL_FILE, new_vae(0), new_model()
+    path, vae, model = tmp_path / MODEL_FILE, fitted_vae(0, clips=200), new_model()
     put(vae, AUTOENCODER, path, part="vae", facts={"command": "one"})
     put(model, "", path, part="transformer", facts={"command": "two"})
     put(vae, AUTOENCODER, path, part="vae", facts={"command": "three"})
@@ -33,7 +33,7 @@ def test_parts_stand_beside_each_other_and_replace_only_themselves(tmp_path: Pat
     assert own == set(parameter_shapes(miniature_sizes()))
     exact = {name for name, dtype in stored.items() if dtype != "BF16"}
     assert exact == {"model.model.transformer.rotary_pos_emb.inv_freq"}
-    read = new_vae(1)
+    read = fitted_vae(1, clips=200)
     get(read, AUTOENCODER, path)
     pairs = zip(read.state_dict().values(), vae.state_dict().values(), strict=True)
     assert all(torch.equal(a, b.bfloat16().float()) for a, b in pairs)
@@ -41,7 +41,7 @@ def test_parts_stand_beside_each_other_and_replace_only_themselves(tmp_path: Pat
 
 
 def test_what_is_not_there_or_is_another_is_refused(tmp_path: Path) -> None:
-    path, vae = tmp_path / MODEL_FILE, new_vae(0)
+    path, vae = tmp_path / MODEL_FILE, fitted_vae(0, clips=200)
     with pytest.raises(ExportError, match="train its parts first"):
         get(vae, AUTOENCODER, path)
     put(vae.decoder, AUTOENCODER + "decoder.", path, part="half", facts={})

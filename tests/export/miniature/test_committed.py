@@ -32,8 +32,8 @@ from tests.conftest import REPOSITORY
 
 CHECKPOINT = REPOSITORY / checkpoint.FOLDER
 BUNDLE = REPOSITORY / "miniature" / "bundle"
-MOST_CHECKPOINT_BYTES = 12_000_000
-MOST_BUNDLE_BYTES = 12_000_000
+MOST_CHECKPOINT_BYTES = 12 * 2**20
+MOST_BUNDLE_BYTES = 12 * 2**20
 
 
 def size_of(folder: Path) -> int:
@@ -115,7 +115,7 @@ def assert_same_weights(made: Path, committed: Path) -> None:
 def test_with_shuffled_weights_it_scores_at_chance(tmp_path: Path) -> None:
     """The scores judge the model, not the pipeline around it.
 
-    Of 16 notes at a chance of 1 in 36, of chords at 1 in 12: more than 6 right by luck has odds
+    Of 16 notes at a chance of 1 in 24, of chords at 1 in 12: more than 6 right by luck has odds
     below 1 in 1000.
     """
     folder = tmp_path / "checkpoint"

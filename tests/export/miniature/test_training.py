@@ -1,4 +1,4 @@
-"""The training loop: what a kill loses, what a bad number does; and the autoencoder's parts."""
+"""The training loop: what a kill loses, what a bad number does; and how matrices are turned."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ import torch
 from torch import nn
 
 from omni_rt.errors import ExportError
-from omni_rt.export.miniature.config import DOWNSAMPLING, LATENT_CHANNELS, STRIDES
 from omni_rt.export.miniature.muon import orthogonalised
-from omni_rt.export.miniature.principal import LinearCode, begin_as_linear_code
-from omni_rt.export.miniature.train_vae import crops, empty_vae, new_vae, vae_training, whole_clips
 from omni_rt.export.miniature.training import Losses, Schedule, Training, optimisers_of
-from omni_rt.export.miniature.vae import normalise_latents, vae_losses
 
 
 def training(folder: Path, *, steps: int = 6, width: int = 3) -> Training:
@@ -76,22 +72,6 @@ def test_nothing_to_resume_is_a_new_run(tmp_path: Path) -> None:
     assert not training(tmp_path / "new").resume()
 
 
-def test_the_autoencoder_begins_as_a_linear_code_of_our_sounds() -> None:
-    """What the components span comes back but for what unused channels leak in (−13 dB at most)."""
-    waves = whole_clips(2, 200)[:, 0]
-    code = LinearCode.of(waves, DOWNSAMPLING, LATENT_CHANNELS)
-    assert torch.allclose(code.read @ code.write.T, torch.eye(LATENT_CHANNELS), atol=1e-5)
-    spanned = (waves.reshape(-1, DOWNSAMPLING) @ code.read.T @ code.write).reshape(waves.shape)
-    assert (spanned - waves).norm() / waves.norm() < 0.25  # −12.8 dB on 6000 clips
-    torch.manual_seed(0)
-    vae = empty_vae()
-    begin_as_linear_code(vae, STRIDES, code)
-    clips = spanned[:20, None].repeat(1, 2, 1)
-    with torch.no_grad():
-        out = vae.decode(vae.encode(clips)[0])
-    assert (out - clips).norm() / clips.norm() < 0.22
-
-
 def test_muon_turns_matrices_and_leaves_the_rest_to_adamw() -> None:
     torch.manual_seed(0)
     for shape in ((8, 20), (20, 8), (16, 16)):
@@ -112,23 +92,3 @@ def test_the_rate_warms_up_stays_and_falls() -> None:
     assert schedule.rate(0) == pytest.approx(0.1)
     assert schedule.rate(10) == schedule.rate(50) == 1.0
     assert 0 < schedule.rate(100) < 0.01 < schedule.rate(75) < 1.0
-
-
-def test_normalising_the_latents_changes_no_sound() -> None:
-    torch.manual_seed(0)
-    vae = new_vae(0)
-    clips = whole_clips(0, 8)
-    with torch.no_grad():
-        before = vae.decode(vae.encode(clips)[0])
-        normalise_latents(vae, clips)
-        mean, _ = vae.encode(clips)
-        after = vae.decode(mean)
-    assert torch.allclose(mean.std((0, 2)), torch.ones(mean.shape[1]), atol=1e-3)
-    assert (after - before).norm() / before.norm() < 1e-5  # fp32 rounding of the folded scale
-
-
-def test_crops_are_sound_and_losses_are_finite(tmp_path: Path) -> None:
-    batch = crops(np.random.RandomState(0))
-    assert batch.shape == (16, 2, 4096)
-    losses = vae_losses(vae_training(tmp_path, steps=1).module, batch)  # type: ignore[arg-type]
-    assert all(torch.isfinite(value) for value in losses.values())

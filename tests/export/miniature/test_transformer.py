@@ -17,13 +17,13 @@ from omni_rt.export.miniature.conditioning import Senses, context_of, low_level_
 from omni_rt.export.miniature.config import COND_WIDTH, MEL_TOKENS, SYNC_TOKENS, TRANSCRIPT_TOKENS
 from omni_rt.export.miniature.data import draw
 from omni_rt.export.miniature.film import write_film
+from omni_rt.export.miniature.fit_vae import fitted_vae, read_matrix
 from omni_rt.export.miniature.model import new_model, new_synchformer
 from omni_rt.export.miniature.parts import trained_thinker
 from omni_rt.export.miniature.requests import request_of
 from omni_rt.export.miniature.thinker import TrainableThinker
 from omni_rt.export.miniature.train_synchformer import tubelet_colours
 from omni_rt.export.miniature.train_transformer import drawn_times, flow_losses, latents_of
-from omni_rt.export.miniature.train_vae import new_vae
 from omni_rt.export.reference.model import AUTOENCODER
 from omni_rt.export.reference.synchformer import VISUAL
 from omni_rt.export.reference.thinker_files import thinker_shapes
@@ -38,7 +38,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = folder / MODEL_FILE
     put(new_model(), "", model, part="transformer", facts={})
-    put(new_vae(0), AUTOENCODER, model, part="vae", facts={})
+    put(fitted_vae(0, clips=200), AUTOENCODER, model, part="vae", facts={})
     thinker = TrainableThinker(checkpoint.words_of(folder).sizes)
     shapes = thinker_shapes(thinker.sizes)
     put(thinker, THINKER, model, part="thinker", facts={}, shapes=shapes)
@@ -105,7 +105,7 @@ def test_no_velocity_errs_by_noise_and_latents_and_learning_lowers_it(senses: Se
     torch.manual_seed(0)
     model, stream = new_model(), np.random.RandomState(2)
     examples = [draw("note", stream) for _ in range(4)]
-    latents = latents_of(new_vae(0).eval(), examples)
+    latents = latents_of(read_matrix(fitted_vae(0, clips=200)), examples)
     conditions = senses.conditions(examples)
     torch.manual_seed(1)
     before = flow_losses(model, latents, conditions)["loss"]
