@@ -1,4 +1,4 @@
-"""ONNX Runtime: the engine that runs everywhere."""
+"""ONNX Runtime: the engine that runs everywhere, and on CUDA where its build for GPUs is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from omni_rt.engines.checks import check_buffers, one_line
 from omni_rt.errors import EngineError
 from omni_rt.manifest import GraphSpec, TensorSpec
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
 
 
@@ -21,18 +22,46 @@ def load_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
     return OrtEngine(bundle.path(spec.path), spec, threads=threads)
 
 
+def load_cuda_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
+    """A stage in ONNX Runtime on the first CUDA device; operators it lacks run on the processor.
+
+    Raises BundleError, or EngineError also if the machine cannot use CUDA: a graph never runs on
+    the processor as a whole instead.
+    """
+    check_cuda()
+    spec = bundle.graph(stage)
+    return OrtEngine(bundle.path(spec.path), spec, threads=threads, provider=CUDA)
+
+
+def check_cuda() -> None:
+    """Raise EngineError if the installed library was built without CUDA."""
+    import onnxruntime as ort
+
+    if CUDA not in ort.get_available_providers():
+        raise EngineError(
+            "engine 'onnxruntime_cuda': this onnxruntime was built without CUDA: "
+            "pip install onnxruntime-gpu in its place"
+        )
+
+
 class OrtEngine:
-    """A graph in an ONNX Runtime session on the CPU.
+    """A graph in an ONNX Runtime session, its inputs and outputs in the processor's memory.
 
     Inputs of matrices with 4-bit weights are rounded to 8 bits per block, its default: 5e-3 off.
     """
 
     def __init__(
-        self, path: Path, spec: GraphSpec, *, threads: int | None, prepack: bool = True
+        self,
+        path: Path,
+        spec: GraphSpec,
+        *,
+        threads: int | None,
+        prepack: bool = True,
+        provider: str = CPU,
     ) -> None:
         """Load the graph. `prepack=False` keeps large weights on disk, mapped, at some speed.
 
-        Raises EngineError if the file is no graph of this contract.
+        Raises EngineError if the file is no graph of this contract, or the provider cannot start.
         """
         try:
             import onnxruntime as ort
@@ -43,9 +72,12 @@ class OrtEngine:
             options.log_severity_level = 3
             for key in _settings(spec, prepack=prepack):
                 options.add_session_config_entry(key, "1")
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            providers = list(dict.fromkeys((provider, CPU)))
+            self._session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:  # the library's errors share no base class
             raise EngineError(f"{path.name}: cannot be loaded: {one_line(error)}") from error
+        if provider not in self._session.get_providers():  # the library only logs it
+            raise EngineError(f"{path.name}: {provider} cannot start here: see `omni-rt doctor`")
         self._spec, self._name = spec, path.stem
         for nodes, ports in (
             (self._session.get_inputs(), spec.inputs),

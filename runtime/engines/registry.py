@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines import Engine
@@ -18,12 +18,24 @@ from omni_rt.errors import EngineError, RequestError
 AUTO, _DEFAULT = "auto", "onnxruntime"
 GROUP = "omni_rt.engines"  # of entry points: name → "module:function", a LoadEngine
 
-# The names are those of the libraries' packages.
-_BUILT_IN: Mapping[str, tuple[str, str]] = {
-    "onnxruntime": ("omni_rt.engines.ort:load_engine", "pip install onnxruntime"),
-    "openvino": ("omni_rt.engines.openvino:load_engine", "pip install 'omni_rt[openvino]'"),
-    RTX: ("omni_rt.engines.tensorrt_stages:load_rtx", INSTALL[RTX]),
-    CLASSIC: ("omni_rt.engines.tensorrt_stages:load_classic", INSTALL[CLASSIC]),
+
+class _BuiltIn(NamedTuple):
+    place: str
+    package: str
+    install: str
+
+
+_ORT, _ORT_CUDA, _OPENVINO = "onnxruntime", "onnxruntime_cuda", "openvino"
+_BUILT_IN: Mapping[str, _BuiltIn] = {
+    _ORT: _BuiltIn("omni_rt.engines.ort:load_engine", _ORT, "pip install onnxruntime"),
+    _ORT_CUDA: _BuiltIn(
+        "omni_rt.engines.ort:load_cuda_engine", _ORT, "pip install onnxruntime-gpu"
+    ),
+    _OPENVINO: _BuiltIn(
+        "omni_rt.engines.openvino:load_engine", _OPENVINO, "pip install 'omni_rt[openvino]'"
+    ),
+    RTX: _BuiltIn("omni_rt.engines.tensorrt_stages:load_rtx", RTX, INSTALL[RTX]),
+    CLASSIC: _BuiltIn("omni_rt.engines.tensorrt_stages:load_classic", CLASSIC, INSTALL[CLASSIC]),
 }
 
 
@@ -70,12 +82,15 @@ def _plug_ins() -> Iterator[EntryPoint]:
     return iter(entry_points(group=GROUP))
 
 
-def _built_in(library: str) -> LoadEngine:
-    place, install = _BUILT_IN[library]
-    if find_spec(library) is None:
-        raise EngineError(f"engine {library!r}: {library} is not installed: {install}")
+def _built_in(name: str) -> LoadEngine:
+    place, package, install = _BUILT_IN[name]
+    if find_spec(package) is None:
+        raise EngineError(f"engine {name!r}: {package} is not installed: {install}")
     module, _, function = place.partition(":")
-    load: LoadEngine = getattr(import_module(module), function)
+    library = import_module(module)
+    if name == _ORT_CUDA:  # one package, with CUDA or without
+        library.check_cuda()
+    load: LoadEngine = getattr(library, function)
     return load
 
 

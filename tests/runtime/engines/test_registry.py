@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from omni_rt import EngineError, RequestError, Session
 from omni_rt.bundle import Bundle
 from omni_rt.doctor import examine
 from omni_rt.engines import Array, BoundEngine
-from omni_rt.engines.ort import OrtEngine
+from omni_rt.engines.ort import CPU, CUDA, OrtEngine
 from omni_rt.engines.registry import engine_loader, engine_names
 from omni_rt.manifest import TensorSpec
 from tests.runtime.tiny_bundle import write_tiny_bundle
@@ -63,7 +64,7 @@ def test_auto_is_onnx_runtime(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nope", "", "Auto", 3, None, b"auto"])
 def test_what_is_no_engine_is_refused_with_the_list(name: Any) -> None:
-    with pytest.raises(RequestError, match="one of auto, onnxruntime, openvino"):
+    with pytest.raises(RequestError, match="one of auto, onnxruntime, onnxruntime_cuda, openvino"):
         engine_loader(name)
 
 
@@ -95,6 +96,26 @@ def test_a_library_that_cannot_be_imported_is_an_engine_error(
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     with pytest.raises(EngineError, match=r"context\.onnx: cannot be loaded: libfoo"):
         engine_loader("openvino")(bundle, "context", None)
+
+
+def test_cuda_is_refused_by_a_library_without_it(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="built without CUDA: pip install onnxruntime-gpu"):
+        engine_loader("onnxruntime_cuda")
+    (finding,) = [f for f in examine() if f.what == "engines"]
+    assert "onnxruntime_cuda" not in finding.found
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_graph_never_runs_on_the_processor_instead_of_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library itself only logs that its CUDA provider cannot start."""
+    bundle = write_runnable_bundle(tmp_path / "bundle")
+    with monkeypatch.context() as patched:
+        patched.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+        load = engine_loader("onnxruntime_cuda")
+        with pytest.raises(EngineError, match="cannot start here"):
+            load(bundle, "context", None)
 
 
 def test_a_session_runs_on_the_engines_it_is_given(tmp_path: Path) -> None:
