@@ -105,7 +105,7 @@ def plan_file(plan: Plan, *, fit: FitRecord | None = None) -> PlanFile:
 
 def merged(before: PlanFile | None, new: PlanFile) -> PlanFile:
     """The new tables, with those of the old file for other guidance of the same model."""
-    if before is None or (before.model, before.name) != (new.model, new.name):
+    if before is None or new.model is None or (before.model, before.name) != (new.model, new.name):
         return new
     kept = [table for table in before.tables if table.cfg_scale not in new.guidance]
     tables = sorted([*kept, *new.tables], key=lambda t: t.cfg_scale or 0.0)

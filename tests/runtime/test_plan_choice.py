@@ -131,7 +131,7 @@ def test_a_student_runs_its_own_plan_unguided_and_no_other(tiny: Bundle, tmp_pat
         with pytest.raises(RequestError, match="cfg_scale must be 1, got 7"):
             choice.plan(own, cfg_scale=7)
     for other in ("euler-100", "own-3", make_plan("ab2-2")):
-        with pytest.raises(RequestError, match="is distilled.*use student-2"):
+        with pytest.raises(RequestError, match=r"is distilled.*use student-2"):
             choice.plan(other, cfg_scale=1)
 
 

@@ -89,6 +89,11 @@ def test_merging_replaces_rows_for_the_same_guidance_alone() -> None:
     assert [table.fit for table in found.tables] == [None, None]
 
 
+def test_an_analytic_plan_replaces_the_old_one() -> None:
+    old, new = plan_file(make_plan("euler-3")), plan_file(make_plan("euler-3", shift=2.0))
+    assert merged(old, new) == new
+
+
 def test_nothing_is_merged_of_another_model() -> None:
     other = replace(MODEL, digest="other")
     found = merged(plan_file(fitted(4.0, model=other)), plan_file(fitted(7.0)))
