@@ -31,7 +31,9 @@ def fit_solver(
     ] = "16,8",
     cfg: Annotated[
         list[float] | None,
-        typer.Option(help="Guidance to fit at, repeatable: one plan holds rows for several. 7."),
+        typer.Option(
+            help="Guidance to fit at, repeatable; 7 if not given. One plan holds rows for several."
+        ),
     ] = None,
     grid: Annotated[
         str,
