@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.bundle_plans import copy_with_plans, fitted_to, put_plans, size_bytes
 from omni_rt.calibration.fields import CaseFields
 from omni_rt.calibration.solver_cases import SolverCases, solver_cases
 from omni_rt.calibration.solver_fit import FitSettings, Outcome, Progress, fit_at
 from omni_rt.engine_pool import EnginePool
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
+from omni_rt.export.bundle_plans import copy_with_plans, model_of, put_plans, size_bytes
 from omni_rt.export.pack import check_target
 from omni_rt.plan_file import FitRecord, PlanFile, merged, plan_file
 from omni_rt.session import Session
@@ -114,7 +114,7 @@ def _outcomes(
             fitted.at(scale),
             held_out.at(scale),
             options.settings,
-            model=fitted_to(bundle),
+            model=model_of(bundle, "fitted"),
             cfg_scale=scale,
             progress=progress,
         )

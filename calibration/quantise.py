@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 import omni_rt
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.bundle_plans import carry_plans
 from omni_rt.calibration.certificate import FINER, Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
@@ -22,6 +21,7 @@ from omni_rt.calibration.search import Search, search
 from omni_rt.calibration.trajectories import run_case
 from omni_rt.certificate_page import certificate_page
 from omni_rt.errors import ExportError
+from omni_rt.export.bundle_plans import carry_plans
 from omni_rt.export.pack import check_target, copy_files, list_files, new_directory
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest

@@ -27,6 +27,7 @@ from omni_rt.manifest import (
     read_manifest,
 )
 from omni_rt.plan_file import PlanFile, read_plan_file
+from omni_rt.plans import Plan
 
 _CHUNK_BYTES = 1 << 22
 
@@ -144,6 +145,11 @@ class Bundle:
         if wrong:
             raise BundleError(f"plans that are named otherwise in their files: {', '.join(wrong)}")
         return files
+
+    def plan(self, name: str, *, cfg_scale: float = 7.0) -> Plan | None:
+        """A plan of this bundle's own, its rows for the nearest guidance; None if there is none."""
+        file = self.plan_files.get(name)
+        return None if file is None else file.nearest(cfg_scale)
 
     @property
     def student_plans(self) -> tuple[str, ...]:

@@ -37,8 +37,7 @@ class PlanChoice:
         name = self._bundle.manifest.default_plan if name is None else name
         if not isinstance(name, str):
             raise RequestError(f"plan must be a name or a Plan, got {type(name).__name__}")
-        file = self._bundle.plan_files.get(name)
-        return make_plan(name) if file is None else file.nearest(guidance)
+        return self._bundle.plan(name, cfg_scale=guidance) or make_plan(name)
 
     def _check_student(self, plan: Plan, guidance: float) -> None:
         """A student follows the rows it was distilled to, or that were fitted to it, unguided."""

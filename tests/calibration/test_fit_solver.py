@@ -11,7 +11,6 @@ import pytest
 
 from omni_rt import Session, miniature
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.bundle_plans import fitted_to, put_plans
 from omni_rt.calibration.fields import CaseFields
 from omni_rt.calibration.fit_solver import FitOptions, fit_solver
 from omni_rt.calibration.replay import Replay
@@ -19,6 +18,7 @@ from omni_rt.calibration.solver_cases import spread
 from omni_rt.calibration.solver_fit import FitSettings
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import BundleError, ExportError, OmniError, RequestError
+from omni_rt.export.bundle_plans import model_of, put_plans
 from omni_rt.plan_file import plan_file
 from omni_rt.plans import make_plan
 from tests.calibration.test_solver_cases import case
@@ -45,7 +45,7 @@ def test_what_is_fitted_runs_in_the_bundle_and_is_refused_elsewhere(tmp_path: Pa
     bundle = Bundle.open(out)
     plan = bundle.plan_files["ls3-2"].nearest(7)
     assert np.array_equal(plan.table(), found.plan.table())
-    assert (plan.grid, plan.model) == (found.plan.grid, fitted_to(bundle))
+    assert (plan.grid, plan.model) == (found.plan.grid, model_of(bundle, "fitted"))
     (table,) = bundle.plan_files["ls3-2"].tables
     assert table.fit is not None
     assert len(table.fit.cases) == 2
@@ -117,7 +117,7 @@ def test_a_bundle_without_the_stages_of_sampling_is_refused_by_name(tmp_path: Pa
 def test_a_student_is_not_fitted_to_itself(tmp_path: Path) -> None:
     shutil.copytree(miniature(), tmp_path / "student")
     bundle = Bundle.open(tmp_path / "student")
-    model = replace(fitted_to(bundle), kind="student")
+    model = model_of(bundle, "student")
     plan = replace(make_plan("euler-8"), name="student-8", method=None, model=model, cfg_scale=1.0)
     put_plans(bundle, [plan_file(plan)])
     with pytest.raises(BundleError, match="distilled to student-8"):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration import bundle_plans
-from omni_rt.calibration.bundle_plans import (
+from omni_rt.errors import ExportError, RequestError
+from omni_rt.export import bundle_plans
+from omni_rt.export.bundle_plans import (
     carry_plans,
     copy_with_plans,
-    fitted_to,
+    model_of,
     put_plans,
 )
-from omni_rt.errors import ExportError, RequestError
 from omni_rt.plan_choice import PlanChoice
 from omni_rt.plan_file import PlanFile, plan_file
 from omni_rt.plans import make_plan
@@ -31,7 +31,7 @@ def tiny(tmp_path: Path) -> Bundle:
 def fitted(bundle: Bundle, cfg_scale: float = 7.0, *, name: str = "ls3-2") -> PlanFile:
     plan = make_plan("euler-2")
     return plan_file(
-        replace(plan, name=name, method=None, model=fitted_to(bundle), cfg_scale=cfg_scale)
+        replace(plan, name=name, method=None, model=model_of(bundle, "fitted"), cfg_scale=cfg_scale)
     )
 
 
@@ -110,7 +110,7 @@ def rounded_as(folder: Path) -> Bundle:
 
 def test_rounding_keeps_a_students_plan_and_drops_fitted_ones(tiny: Bundle, tmp_path: Path) -> None:
     student = fitted(tiny, 1.0, name="student-2")
-    student = replace(student, model=replace(fitted_to(tiny), kind="student"))
+    student = replace(student, model=model_of(tiny, "student"))
     put_plans(tiny, [student, fitted(tiny)])
     source, rounded = Bundle.open(tiny.directory), rounded_as(tmp_path / "rounded")
     manifest, lost = carry_plans(source, rounded)
@@ -120,4 +120,4 @@ def test_rounding_keeps_a_students_plan_and_drops_fitted_ones(tiny: Bundle, tmp_
     assert manifest.default_plan == "euler-100"
     assert after.plan_files["own-3"] == source.plan_files["own-3"]
     plan = PlanChoice(after).plan("student-2", cfg_scale=1)
-    assert plan.model == replace(fitted_to(rounded), kind="student")
+    assert plan.model == model_of(rounded, "student")

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from omni_rt.bundle import Bundle, sha256_of
 from omni_rt.errors import ExportError, RequestError
@@ -26,10 +27,10 @@ _FOLDER = "plans"
 _UNFITTED = "euler-100"  # the default plan where the source's does not hold
 
 
-def fitted_to(bundle: Bundle) -> Model:
-    """What rows hold for that are fitted to this bundle's step."""
+def model_of(bundle: Bundle, kind: Literal["fitted", "student"]) -> Model:
+    """What rows hold for that are fitted to this bundle's step, or that it was distilled to."""
     return Model(
-        kind="fitted",
+        kind=kind,
         digest=bundle.graph_digest("dit_step"),
         precision=bundle.graph("dit_step").precision,
     )
@@ -111,5 +112,5 @@ def _carried(file: PlanFile, rounded: Bundle) -> PlanFile | None:
     if file.model is None:
         return file
     if file.model.kind == "student":
-        return replace(file, model=replace(fitted_to(rounded), kind="student"))
+        return replace(file, model=model_of(rounded, "student"))
     return None
