@@ -14,6 +14,8 @@ from omni_rt.sampling import DivergedError
 from tests.runtime.numpy_executor import execute
 
 SHAPE = (4, 6)  # C, L
+SHAPE_OF_MIXTURE = (8, 8)
+_SIGMA = 0.7
 
 Velocity = Callable[[np.ndarray, float], np.ndarray]  # x [C, L] and t → v [C, L]
 
@@ -98,3 +100,34 @@ def bending(seed: int) -> Velocity:
 
 def shared_grid(steps: int) -> Sequence[float]:
     return np.linspace(1, 0, steps + 1).tolist()
+
+
+def guided_mixture(seed: int, *, guidance: float, count: int, first: int) -> list[MadeUp]:
+    """Cases of a rectified flow to 24 Gaussians (σ .7) in 64 dimensions, whose velocity is known.
+
+    v = (x − E[x0 | x])/t, with x = (1−t)·x0 + t·noise. The other branch knows all Gaussians; the
+    conditional one that x0 is of four of them, which differ from case to case.
+    """
+    means = np.random.default_rng(seed).standard_normal((24, *SHAPE_OF_MIXTURE))
+
+    def expected(x: np.ndarray, t: float, own: np.ndarray) -> np.ndarray:
+        variance = ((1 - t) * _SIGMA) ** 2 + t**2
+        left = x - (1 - t) * own
+        logits = -np.square(left).sum((1, 2)) / (2 * variance)
+        share = np.exp(logits - logits.max())
+        x0 = own + (1 - t) * _SIGMA**2 / variance * left
+        return np.einsum("k,kcl->cl", share / share.sum(), x0)
+
+    def case(number: int) -> MadeUp:
+        stream = np.random.default_rng([seed, number])
+        noise = stream.standard_normal(SHAPE_OF_MIXTURE, dtype=np.float32)
+        asked = means[stream.choice(len(means), 4, replace=False)]
+
+        def function(x: np.ndarray, t: float) -> np.ndarray:
+            wide = x.astype(np.float64)
+            other, conditional = (wide - expected(wide, t, m) for m in (means, asked))
+            return (other + guidance * (conditional - other)) / t
+
+        return MadeUp(noise=noise, function=function)
+
+    return [case(first + i) for i in range(count)]
