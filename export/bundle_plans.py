@@ -44,7 +44,7 @@ def put_plans(bundle: Bundle, files: Sequence[PlanFile]) -> None:
     the file system says, ExportError if the model was replaced since the bundle was opened.
     """
     now = Bundle(bundle.directory, read_manifest(bundle.directory))
-    if now.graph_digest("dit_step") != bundle.graph_digest("dit_step"):
+    if _digest(now) != _digest(bundle):
         raise ExportError(f"{bundle.directory} has another model now: fit to that one")
     written = {f.name: _written(now, merged(now.plan_files.get(f.name), f)) for f in files}
     plans = {**now.manifest.plans, **written}
@@ -56,6 +56,11 @@ def put_plans(bundle: Bundle, files: Sequence[PlanFile]) -> None:
         draft.write_text(manifest_text(manifest), encoding="utf-8")
     for path in replaced:
         now.path(path).unlink(missing_ok=True)
+
+
+def _digest(bundle: Bundle) -> str | None:
+    """Of the step's files; None without one, of which analytic plans are all there can be."""
+    return bundle.graph_digest("dit_step") if "dit_step" in bundle.manifest.graphs else None
 
 
 def _written(bundle: Bundle, file: PlanFile) -> str:
@@ -99,6 +104,8 @@ def carry_plans(source: Bundle, rounded: Bundle) -> tuple[Manifest, tuple[str, .
     one that holds, and the names of what was left out.
     """
     files = source.plan_files
+    if not files:
+        return rounded.manifest, ()
     put_plans(rounded, [kept for file in files.values() if (kept := _carried(file, rounded))])
     manifest = read_manifest(rounded.directory)
     lost = tuple(sorted(files.keys() - manifest.plans.keys()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from omni_rt.errors import BundleError, RequestError
 from omni_rt.plans import COLUMNS, MAX_STEPS, METHODS, Model, Plan, Row, check_grid
 
 _MOST_TABLES = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Spacing = Literal["uniform", "fitted"]
 
@@ -131,6 +133,8 @@ def read_plan_file(path: Path) -> PlanFile:
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{where}: unreadable: {error}") from error
     file = strict_json.parse(PlanFile, raw, where=where)
+    if not _NAME.fullmatch(file.name):  # files are named after it
+        raise BundleError(f"{where}.name: letters, digits, '.', '_' and '-', got {file.name!r:.40}")
     if file.columns != COLUMNS:
         raise BundleError(f"{where}.columns: must be {list(COLUMNS)}, got {list(file.columns)}")
     if not 1 <= len(file.tables) <= _MOST_TABLES:

@@ -89,6 +89,20 @@ def test_a_model_that_was_replaced_meanwhile_is_noticed(tiny: Bundle) -> None:
     assert set(Bundle.open(tiny.directory).plan_files) == {"own-3"}
 
 
+def test_a_bundle_without_a_step_keeps_analytic_plans_when_it_is_rounded(
+    tiny: Bundle, tmp_path: Path
+) -> None:
+    folders = tmp_path / "source", tmp_path / "rounded"
+    for folder in folders:
+        manifest = write_tiny_bundle(folder)
+        graphs = {s: g for s, g in manifest.graphs.items() if s != "dit_step"}
+        own = {} if folder.name == "rounded" else manifest.plans
+        rewrite(folder, manifest, graphs=graphs, plans=own)
+    source, rounded = map(Bundle.open, folders)
+    manifest, lost = carry_plans(source, rounded)
+    assert (list(manifest.plans), lost) == (["own-3"], ())
+
+
 def test_a_place_that_cannot_be_written_is_one_error(tiny: Bundle) -> None:
     for path in (tiny.directory / "plans").iterdir():
         path.rename(tiny.directory / path.name)

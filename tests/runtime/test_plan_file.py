@@ -128,6 +128,8 @@ STUDENT = {"kind": "student", "digest": "abc", "precision": "fp32"}
         {},
         {k: v for k, v in changed("name", "x").items() if k != "method"},
         changed("extra", 1),
+        changed("name", "../plan"),
+        changed("name", ""),
         changed("columns", list(COLUMNS[::-1])),
         changed("columns", None),
         changed("tables", []),
