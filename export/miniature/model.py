@@ -17,6 +17,7 @@ from omni_rt.export.miniature.config import (
 )
 from omni_rt.export.miniature.data.speech import TRANSCRIPT_CHARACTERS
 from omni_rt.export.random_checkpoint import sizes_for
+from omni_rt.export.reference.conditioners import SpeechPrompt
 from omni_rt.export.reference.dit import LayerNorm, RotaryAngles, Transformer
 from omni_rt.export.reference.model import AudioOmni, ModelSizes
 from omni_rt.export.reference.synchformer import Synchformer, SynchformerSizes
@@ -93,7 +94,7 @@ def new_model() -> AudioOmni:
     words = model.omni_prompt.proj_features
     nn.init.normal_(words.weight, std=words.in_features**-0.5)
     nn.init.zeros_(words.bias)
-    nn.init.zeros_(model.speech_prompt.empty_speech_feat)
+    _read_in_order(model.speech_prompt)
     mel = model.audio_input_prompt
     nn.init.eye_(mel.proj_sequence_features.weight)
     nn.init.constant_(mel.proj_sequence_features.bias, -_LOG_MEL_MEAN)
@@ -103,6 +104,17 @@ def new_model() -> AudioOmni:
         sync.weight.copy_(torch.eye(SYNC_TOKENS).repeat_interleave(share, dim=1) / share)
         sync.bias.zero_()
     return model
+
+
+def _read_in_order(speech: SpeechPrompt) -> None:
+    """Each token begins as a character of its own: mixed, their order takes long to be found.
+
+    No transcript of ours has more characters than there are tokens.
+    """
+    assert speech.proj_seq_len is not None
+    nn.init.eye_(speech.proj_seq_len.weight)
+    nn.init.zeros_(speech.proj_seq_len.bias)
+    nn.init.zeros_(speech.empty_speech_feat)
 
 
 @torch.no_grad()
