@@ -89,8 +89,8 @@ def new_model() -> AudioOmni:
     for silent in (dit.preprocess_conv, dit.postprocess_conv):
         nn.init.zeros_(silent.weight)
     with torch.no_grad():
-        dit.to_cond_embed[0].weight.mul_(1.4)
-        dit.to_cond_embed[2].weight.mul_(2.0)
+        for layer, gain in ((0, 1.4), (2, 2.0)):
+            dit.to_cond_embed.get_parameter(f"{layer}.weight").mul_(gain)
     words = model.omni_prompt.proj_features
     nn.init.normal_(words.weight, std=words.in_features**-0.5)
     nn.init.zeros_(words.bias)
