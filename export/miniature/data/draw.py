@@ -32,19 +32,19 @@ AUDIO_KINDS = tuple(kind for kind in KINDS if kind not in QUESTION_KINDS)
 
 # How often a kind is drawn to train on: generation 45, editing 30, style 10, speech and video 15 %.
 AUDIO_WEIGHTS: Mapping[str, float] = {
-    "note": 0.12,
+    "note": 0.09,
     "chirp": 0.05,
-    "clicks": 0.07,
-    "noise": 0.05,
-    "chord": 0.09,
+    "clicks": 0.06,
+    "noise": 0.04,
+    "chord": 0.07,
     "arpeggio": 0.07,
     "add": 0.10,
-    "remove": 0.10,
-    "extract": 0.10,
+    "remove": 0.11,
+    "extract": 0.11,
     "style": 0.10,
-    "speech": 0.05,
-    "voice_speech": 0.02,
-    "voice_conversion": 0.02,
+    "speech": 0.10,
+    "voice_speech": 0.04,
+    "voice_conversion": 0.04,
     "flashes": 0.04,
     "scene": 0.02,
 }
