@@ -33,6 +33,7 @@ from omni_rt.manifest import (
     TextSpec,
     write_manifest,
 )
+from omni_rt.plans import to_json
 
 _PARITY_BYTES = 1 << 28  # room for inputs and reference outputs
 
@@ -54,6 +55,7 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
         rounded = _write_graphs(draft, sources, stages, weights, fold_id, progress)
         text = _write_text(draft, sources)
         _write_constants(draft, sources)
+        plans = _write_plans(draft, sources)
         parity = write_parity(draft, sources, rounded=rounded, progress=progress)
         progress("hashing")
         manifest = Manifest(
@@ -65,8 +67,9 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
             text=text,
             constants="constants.npz",
             parity=parity,
-            plans={},
-            default_plan="euler-100",
+            plans=plans,
+            default_plan=next(iter(plans), "euler-100"),
+            student=next(iter(plans), None),
             files=list_files(draft),
             weights_licence=options.licence,
             provenance=_provenance(sources),
@@ -152,6 +155,17 @@ def _write_text(draft: Path, sources: Sources) -> TextSpec:
         vocabulary="text/vocabulary.txt" if sources.vocabulary is not None else None,
         special_ids=None if thinker is None else thinker.special_ids,
     )
+
+
+def _write_plans(draft: Path, sources: Sources) -> dict[str, str]:
+    """The student's plan, if the checkpoint is one's: name → file."""
+    if sources.student is None:
+        return {}
+    plan = sources.student.plan()
+    path = f"plans/{plan.name}.json"
+    (draft / "plans").mkdir()
+    (draft / path).write_text(json.dumps(to_json(plan), indent=1), encoding="utf-8")
+    return {plan.name: path}
 
 
 def _write_constants(draft: Path, sources: Sources) -> None:

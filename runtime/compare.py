@@ -31,9 +31,10 @@ from omni_rt.errors import RequestError
 from omni_rt.options import Sampling, checked_seed
 from omni_rt.plans import make_plan
 from omni_rt.sampling import Noise
+from omni_rt.student import check_student, default_guidance, default_plan
 from omni_rt.tasks import Request
 
-DEFAULT_PLAN, DEFAULT_CFG_SCALE, DEFAULT_SEED = "ab3-25", 7.0, 0
+DEFAULT_PLAN, DEFAULT_SEED = "ab3-25", 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +121,14 @@ def _refuse_choices(settings: Settings) -> None:
 
 
 def _sampling(bundle: Bundle, settings: Settings) -> Sampling:
-    name = DEFAULT_PLAN if settings.plan is None else settings.plan
+    name = default_plan(bundle, DEFAULT_PLAN) if settings.plan is None else settings.plan
     plan = bundle.plan(name) or make_plan(name)
     if plan.grid[0] < 1:
         raise RequestError(f"plan {plan.name!r} starts at σ = {plan.grid[0]:g}, not at noise")
-    guidance = DEFAULT_CFG_SCALE if settings.cfg_scale is None else settings.cfg_scale
-    return Sampling(plan=plan, cfg_scale=guidance)
+    guidance = default_guidance(bundle) if settings.cfg_scale is None else settings.cfg_scale
+    how = Sampling(plan=plan, cfg_scale=guidance)
+    check_student(bundle, how)
+    return how
 
 
 def _requests(bundles: Sequence[Bundle], prompts: Sequence[str]) -> dict[str, Request]:

@@ -255,6 +255,7 @@ class Manifest:
     weights_licence: str
     provenance: Mapping[str, Any]
     certificate: Certificate | None = field(default=None)
+    student: str | None = None  # the plan that a distilled model runs, unguided, and no other
 
 
 def parse_manifest(raw: object) -> Manifest:
@@ -269,6 +270,7 @@ def parse_manifest(raw: object) -> Manifest:
     manifest = strict_json.parse(Manifest, raw, where="manifest")
     _check_dims(manifest.dims)
     _check_paths(manifest)
+    _check_student(manifest)
     _check_profiles(manifest)
     return manifest
 
@@ -296,6 +298,14 @@ def _check_paths(manifest: Manifest) -> None:
     unlisted = sorted(used - manifest.files.keys())
     if unlisted:
         raise BundleError(f"manifest: files without a hash: {', '.join(unlisted)}")
+
+
+def _check_student(manifest: Manifest) -> None:
+    name = manifest.student
+    if name is not None and (name not in manifest.plans or manifest.default_plan != name):
+        raise BundleError(
+            f"manifest.student: {name!r} must be a plan of the bundle, and its default"
+        )
 
 
 def _check_profiles(manifest: Manifest) -> None:

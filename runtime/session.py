@@ -44,6 +44,7 @@ from omni_rt.plans import Plan, make_plan
 from omni_rt.preprocess.chat import check_text
 from omni_rt.preprocess.waveform import read_clip
 from omni_rt.speech_edit import edited_speech
+from omni_rt.student import check_student, default_guidance
 from omni_rt.tasks import (
     EDITING,
     GENERATION,
@@ -128,7 +129,7 @@ class Session:
         init_strength: float | None = None,
         duration_s: float | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         seed: int | None = None,
         normalise: bool = True,
@@ -142,8 +143,10 @@ class Session:
         how much of it remains: sampling starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ.
         duration_s: the video's, else 10, or one window if that is shorter; trimmed below one window
         (10.96 s officially), joined from segments above it (T2A, T2M, V2A, V2M). normalise: divide
-        by the peak, as the original does. on_step(done, total) is called after every step; `cancel`
-        stops within one. The same seed gives the same bits; None draws one (see `Audio.made`).
+        by the peak, as the original does. plan, cfg_scale: the bundle's default and 7; a student's
+        bundle has a plan of its own and 1, and refuses others. on_step(done, total) is called after
+        every step; `cancel` stops within one. The same seed gives the same bits; None draws one
+        (see `Audio.made`).
 
         Raises RequestError, Cancelled or EngineError; the session stays usable after each.
         """
@@ -177,7 +180,7 @@ class Session:
         duration_s: float,
         negative_prompt: str | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         seed: int | None = None,
         normalise: bool = True,
@@ -205,7 +208,7 @@ class Session:
         new_transcript: str | None = None,
         negative_prompt: str | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         seed: int | None = None,
         normalise: bool = True,
@@ -248,7 +251,7 @@ class Session:
         negative_prompts: Sequence[str] | None = None,
         duration_s: float | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         normalise: bool = True,
         on_step: OnStep | None = None,
@@ -374,7 +377,7 @@ class Session:
         noise: ArrayLike | None = None,
         seed: int | Sequence[int] | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         on_step: OnStep | None = None,
         cancel: threading.Event | None = None,
@@ -390,7 +393,7 @@ class Session:
             seeds = [nth_seed(first, i) for i in range(len(items))]
         else:
             seeds = [checked_seed(s) for s in seed]  # type: ignore[union-attr]
-        how = Sampling(plan=self.plan(plan), cfg_scale=cfg_scale, rescale=rescale, cancel=cancel)
+        how = self._sampling(plan, cfg_scale, rescale, cancel=cancel)
         return self._pipeline.latents(items, seeds, how, on_step=on_step, noise=noise)
 
     def decode(self, latents: ArrayLike) -> Floats:
@@ -434,20 +437,22 @@ class Session:
     def _sampling(
         self,
         plan: str | Plan | None,
-        cfg_scale: float,
+        cfg_scale: float | None,
         rescale: float,
-        normalise: bool,
-        on_step: OnStep | None,
-        cancel: threading.Event | None,
+        normalise: bool = True,
+        on_step: OnStep | None = None,
+        cancel: threading.Event | None = None,
     ) -> Sampling:
-        return Sampling(
+        how = Sampling(
             plan=self.plan(plan),
-            cfg_scale=cfg_scale,
+            cfg_scale=default_guidance(self.bundle) if cfg_scale is None else cfg_scale,
             rescale=rescale,
             normalise=normalise,
             on_step=on_step,
             cancel=cancel,
         )
+        check_student(self.bundle, how)
+        return how
 
     def _pieces(
         self,

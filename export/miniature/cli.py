@@ -31,7 +31,7 @@ BundleArgument = Annotated[
     Path | None,
     typer.Argument(help="The bundle's directory; the packaged miniature if not given."),
 ]
-_CFG_SCALE = 7.0
+_DEMO_PLAN = "ab3-25"
 _HELD_OUT = 2026  # the seed of examples that nothing was trained on
 
 
@@ -51,7 +51,7 @@ def score(
     ] = None,
     count: Annotated[int, typer.Option(help="Examples of each kind.", min=1)] = 50,
     plan: PlanName = None,
-    cfg_scale: CfgScale = _CFG_SCALE,
+    cfg_scale: CfgScale = None,
     seed: Annotated[
         int, typer.Option(help="Of examples and noise: the same seed asks for the same things.")
     ] = _HELD_OUT,
@@ -95,6 +95,7 @@ def score(
         from omni_rt.export.miniature.scoring_run import Settings, check_model, chosen_kinds
         from omni_rt.options import Sampling
         from omni_rt.packaged import miniature
+        from omni_rt.student import default_guidance
         from omni_rt.whole_file import checked_target
 
         chosen = chosen_kinds(kinds)
@@ -107,8 +108,9 @@ def score(
             directory, engine=engine, threads=threads, uncertified=allow_uncertified
         ) as session:
             check_model(session.bundle.manifest.dims)
-            how = Sampling(plan=session.plan(plan), cfg_scale=cfg_scale)
-            settings = Settings(plan=how.plan, cfg_scale=cfg_scale, count=count, seed=seed)
+            scale = default_guidance(session.bundle) if cfg_scale is None else cfg_scale
+            how = Sampling(plan=session.plan(plan), cfg_scale=scale)
+            settings = Settings(plan=how.plan, cfg_scale=scale, count=count, seed=seed)
             report = _report(session, chosen, settings, quiet=as_json)
         if target is not None:
             _write(report, target)
@@ -217,8 +219,8 @@ def _reasons(kinds: Iterable[KindScores]) -> dict[str, list[str]]:
 def demo(
     bundle: BundleArgument = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
-    plan: Annotated[str, typer.Option(help="Solver and steps.")] = "ab3-25",
-    cfg_scale: CfgScale = _CFG_SCALE,
+    plan: PlanName = None,
+    cfg_scale: CfgScale = None,
     seed: Annotated[int, typer.Option(help="Of what is asked for, and of the noise.")] = 7,
     engine: EngineName = AUTO,
     threads: Threads = None,
@@ -236,6 +238,7 @@ def demo(
         from omni_rt.export.miniature.demo import run_demo
         from omni_rt.export.miniature.scoring_run import check_model
         from omni_rt.packaged import miniature
+        from omni_rt.student import default_guidance, default_plan
 
         directory = miniature() if bundle is None else bundle
         with open_session(directory, engine=engine, threads=threads) as session:
@@ -245,8 +248,8 @@ def demo(
                 done = run_demo(
                     session,
                     out,
-                    plan=session.plan(plan),
-                    cfg_scale=cfg_scale,
+                    plan=session.plan(plan or default_plan(session.bundle, _DEMO_PLAN)),
+                    cfg_scale=default_guidance(session.bundle) if cfg_scale is None else cfg_scale,
                     seed=seed,
                     tell=bars,
                 )
