@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +21,8 @@ from omni_rt.calibration.search import Search, search
 from omni_rt.calibration.trajectories import run_case
 from omni_rt.certificate_page import certificate_page
 from omni_rt.errors import ExportError
-from omni_rt.export.pack import check_target, list_files, new_directory
+from omni_rt.export.bundle_plans import carry_plans
+from omni_rt.export.pack import check_target, copy_files, list_files, new_directory
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
@@ -195,7 +195,12 @@ def write_rounded(
     draft: Path, bundle: Bundle, target: Target, recipes: Recipes, progress: Progress
 ) -> Manifest:
     """Write every graph anew and copy the rest. Returns the manifest so far, uncertified."""
-    _copy(bundle, draft, keep=lambda path: not path.startswith(("graphs/", "parity/")))
+    plans = {*bundle.manifest.plans.values()}
+    copy_files(
+        bundle,
+        draft,
+        keep=lambda path: not path.startswith(("graphs/", "parity/")) and path not in plans,
+    )
     (draft / "graphs").mkdir()
     data = {p for graph in bundle.manifest.graphs.values() for p in graph.data}
     files = {path: WeightFile(draft / path) for path in sorted(data)}
@@ -213,6 +218,7 @@ def write_rounded(
         bundle.manifest,
         graphs=graphs,
         parity={},
+        plans={},
         files=list_files(draft),
         certificate=None,
         provenance={
@@ -221,7 +227,10 @@ def write_rounded(
         },
     )
     write_manifest(manifest, draft)
-    return manifest
+    kept, lost = carry_plans(bundle, Bundle(draft, manifest))
+    if lost:
+        progress(f"without {', '.join(lost)}, fitted to unrounded weights: omni-rt fit-solver")
+    return kept
 
 
 def _spec(spec: GraphSpec, recipes: Recipes, stage: str) -> GraphSpec:
@@ -234,9 +243,3 @@ def _spec(spec: GraphSpec, recipes: Recipes, stage: str) -> GraphSpec:
         precision=recipe.format.precision,
         opset=max(recipe.format.opset, spec.opset),
     )
-
-
-def _copy(bundle: Bundle, draft: Path, *, keep: Callable[[str], bool]) -> None:
-    for path in filter(keep, bundle.manifest.files):
-        (draft / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path(path), draft / path)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omni_rt.bundle import sha256_of
+from omni_rt.bundle import Bundle, sha256_of
 from omni_rt.errors import ExportError
 from omni_rt.manifest import MANIFEST, FileSpec
 
@@ -69,6 +69,15 @@ def check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
             f"disk: the bundle needs {needed_bytes / 1e9:.1f} GB, "
             f"{target.parent} has {free / 1e9:.1f} GB free"
         )
+
+
+def copy_files(
+    bundle: Bundle, draft: Path, *, keep: Callable[[str], bool] = lambda _: True
+) -> None:
+    """Copy what a bundle's manifest lists, but for the paths that are not to be kept."""
+    for path in filter(keep, bundle.manifest.files):
+        (draft / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path(path), draft / path)
 
 
 def list_files(directory: Path) -> dict[str, FileSpec]:

@@ -26,7 +26,8 @@ from omni_rt.manifest import (
     ThinkerDims,
     read_manifest,
 )
-from omni_rt.plans import Plan, read_plan
+from omni_rt.plan_file import PlanFile, read_plan_file
+from omni_rt.plans import Plan
 
 _CHUNK_BYTES = 1 << 22
 
@@ -136,10 +137,25 @@ class Bundle:
             raise BundleError(f"{name} must be finite float32 {shape}, got {value.shape}")
         return value.astype(np.float32, copy=False)
 
-    def plan(self, name: str) -> Plan | None:
-        """A plan file of this bundle, or None if it has none of that name."""
-        file = self.manifest.plans.get(name)
-        return None if file is None else read_plan(self.path(file))
+    @cached_property
+    def plan_files(self) -> Mapping[str, PlanFile]:
+        """The plans of this bundle's own, by name. Raises BundleError for a file that is none."""
+        files = {n: read_plan_file(self.path(path)) for n, path in self.manifest.plans.items()}
+        wrong = [f"{name!r} is {file.name!r}" for name, file in files.items() if file.name != name]
+        if wrong:
+            raise BundleError(f"plans that are named otherwise in their files: {', '.join(wrong)}")
+        return files
+
+    def plan(self, name: str, *, cfg_scale: float = 7.0) -> Plan | None:
+        """A plan of this bundle's own, its rows for the nearest guidance; None if there is none."""
+        file = self.plan_files.get(name)
+        return None if file is None else file.nearest(cfg_scale)
+
+    @property
+    def student_plans(self) -> tuple[str, ...]:
+        """Names of the plans that the model was distilled to; none for one that was not."""
+        found = {name: file.model for name, file in self.plan_files.items()}
+        return tuple(n for n, model in found.items() if model and model.kind == "student")
 
     def parity(self, stage: str) -> dict[str, NDArray[np.generic]]:
         """Inputs and reference outputs of a stage, by name."""

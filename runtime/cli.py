@@ -12,6 +12,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.manifest import Measurement
+from omni_rt.plan_file import FitRecord
 
 app = typer.Typer(
     name="omni-rt",
@@ -66,6 +67,8 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
             for name, graph in manifest.graphs.items()
         ]
         terminal.print_table("stages", ("stage", "precision", "opset", "graph kB"), rows)
+        if opened.plan_files:
+            _print_plans(opened)
         certificate = manifest.certificate
         if certificate is None:
             terminal.say("no parity certificate: Session refuses this bundle")
@@ -74,6 +77,28 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
                 f"parity with {certificate.reference} ({certificate.library})",
                 {**certificate.stages, **certificate.end_to_end},
             )
+
+
+def _print_plans(bundle: Bundle) -> None:
+    rows = [
+        (
+            file.name,
+            "any model" if file.model is None else file.model.kind,
+            "any" if table.cfg_scale is None else f"{table.cfg_scale:g}",
+            str(len(table.grid) - 1),
+            "" if table.fit is None else f"{table.fit.error:.4f}",
+            "" if table.fit is None else _others(table.fit),
+        )
+        for file in bundle.plan_files.values()
+        for table in file.tables
+    ]
+    columns = ("plan", "for", "guidance", "steps", "rel. L2", "others")
+    terminal.print_table("plans of its own, and how far they end from exact", columns, rows)
+
+
+def _others(fit: FitRecord) -> str:
+    found = {n: "diverges" if e is None else f"{e:.4f}" for n, e in fit.others.items()}
+    return ", ".join(f"{name} {error}" for name, error in found.items())
 
 
 def _kilobytes(bundle: Bundle, path: str) -> str:

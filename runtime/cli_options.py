@@ -40,7 +40,8 @@ PlanName = Annotated[
     str | None,
     typer.Option(
         "--plan",
-        help="Solver and steps: euler-N, ab2-N, ab3-N, abm2-N, heun-N, dpmpp2m-N, consistency-N.",
+        help="Solver and steps: euler-N, ab2-N, ab3-N, abm2-N, heun-N, dpmpp2m-N, consistency-N; "
+        "or a plan of the bundle's own, such as ls3-16.",
     ),
 ]
 Shift = Annotated[

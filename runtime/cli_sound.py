@@ -53,7 +53,7 @@ def _shifted(plan: Plan, shift: float | None) -> Plan:
         return plan
     if plan.method is None:
         raise RequestError(f"plan {plan.name!r} is fitted to its times: --shift cannot warp them")
-    return make_plan(f"{plan.method}-{len(plan.grid) - 1}", shift=shift)
+    return make_plan(f"{plan.method}-{plan.steps}", shift=shift)
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def generate(
                 init_audio=init_audio,
                 init_strength=init_strength,
                 duration_s=duration,
-                plan=_shifted(session.plan(plan), shift),
+                plan=_shifted(session.plan(plan, cfg_scale=cfg_scale), shift),
                 cfg_scale=cfg_scale,
                 rescale=rescale,
                 seed=seed,
@@ -238,7 +238,7 @@ def edit(
                 transcript=transcript,
                 new_transcript=new_transcript,
                 negative_prompt=negative_prompt,
-                plan=_shifted(session.plan(plan), shift),
+                plan=_shifted(session.plan(plan, cfg_scale=cfg_scale), shift),
                 cfg_scale=cfg_scale,
                 rescale=rescale,
                 seed=seed,

@@ -29,7 +29,7 @@ from omni_rt.encode import Prepared
 from omni_rt.engines.registry import AUTO, LoadEngine, resolved
 from omni_rt.errors import RequestError
 from omni_rt.options import Sampling, checked_seed
-from omni_rt.plans import make_plan
+from omni_rt.plan_choice import PlanChoice
 from omni_rt.sampling import Noise
 from omni_rt.tasks import Request
 
@@ -121,10 +121,10 @@ def _refuse_choices(settings: Settings) -> None:
 
 def _sampling(bundle: Bundle, settings: Settings) -> Sampling:
     name = DEFAULT_PLAN if settings.plan is None else settings.plan
-    plan = bundle.plan(name) or make_plan(name)
+    guidance = DEFAULT_CFG_SCALE if settings.cfg_scale is None else settings.cfg_scale
+    plan = PlanChoice(bundle).plan(name, cfg_scale=guidance)
     if plan.grid[0] < 1:
         raise RequestError(f"plan {plan.name!r} starts at σ = {plan.grid[0]:g}, not at noise")
-    guidance = DEFAULT_CFG_SCALE if settings.cfg_scale is None else settings.cfg_scale
     return Sampling(plan=plan, cfg_scale=guidance)
 
 

@@ -41,8 +41,7 @@ class Sampling:
     cancel: threading.Event | None = None
 
     def __post_init__(self) -> None:
-        if not _is_finite(self.cfg_scale):
-            raise RequestError(f"cfg_scale must be a finite number, got {self.cfg_scale!r}")
+        checked_guidance(self.cfg_scale)
         if not self.plan.rows:
             raise RequestError(f"plan {self.plan.name!r} has no rows")
         if self.on_step is not None and not callable(self.on_step):
@@ -75,6 +74,13 @@ def _is_finite(value: object) -> bool:
 def is_number(value: object) -> bool:
     """A real number of Python or NumPy, and no bool."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def checked_guidance(cfg_scale: float) -> float:
+    """A finite guidance scale. Raises RequestError."""
+    if not _is_finite(cfg_scale):
+        raise RequestError(f"cfg_scale must be a finite number, got {cfg_scale!r}")
+    return float(cfg_scale)
 
 
 def checked_seed(seed: int | None) -> int:

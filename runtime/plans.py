@@ -7,18 +7,17 @@ the C++ loop rounds the table to fp32 once.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rt.errors import BundleError, RequestError
+from omni_rt.errors import RequestError
+from omni_rt.manifest import Precision
 
 MAX_STEPS = 10_000
 COLUMNS = ("t", "p", "q", "a", "b0", "b1", "b2", "c")
@@ -39,6 +38,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The velocity that rows were made for, and how it came to them.
+
+    "fitted": the rows were fitted to it. "student": it was distilled to the rows.
+    """
+
+    kind: Literal["fitted", "student"]
+    digest: str  # of the files of its `dit_step`
+    precision: Precision  # of its `dit_step`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A named list of rows and where it starts."""
 
@@ -46,6 +57,13 @@ class Plan:
     rows: tuple[Row, ...]
     grid: tuple[float, ...]  # σ = grid[0] down to 0
     method: str | None = None  # analytic plans can be rebuilt from this on another grid
+    model: Model | None = None  # None: for any
+    cfg_scale: float | None = None  # guidance that the rows were made for; None: any
+
+    @property
+    def steps(self) -> int:
+        """How many steps in time: a name's number. Heun's take two rows each, but for the last."""
+        return len(self.grid) - 1
 
     @property
     def evaluations(self) -> int:
@@ -211,7 +229,7 @@ def make_plan(name: str, *, shift: float = 1.0, grid: Sequence[float] | None = N
         times = np.asarray(grid, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise RequestError(f"a grid must be a list of numbers: {error}") from error
-    _check_grid(times)
+    check_grid(times)
     if len(times) - 1 != int(count):
         raise RequestError(
             f"plan {name!r} needs a grid of {int(count) + 1} times, got {len(times)}"
@@ -223,46 +241,10 @@ def _is_integer(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 20
 
 
-def _check_grid(times: Grid) -> None:
+def check_grid(times: Grid) -> None:
+    """Raise RequestError unless times fall strictly from at most 1 to 0."""
     falling = times.ndim == 1 and len(times) > 1 and bool(np.all(np.diff(times) < 0))
     if not (falling and 0 < times[0] <= 1 and times[-1] == 0):
         raise RequestError("a grid must fall strictly from at most 1 to exactly 0")
     if len(times) - 1 > MAX_STEPS:
         raise RequestError(f"steps must be 1 to {MAX_STEPS}, got {len(times) - 1}")
-
-
-def to_json(plan: Plan) -> dict[str, Any]:
-    """What a plan file holds."""
-    return {
-        "name": plan.name,
-        "method": plan.method,
-        "grid": list(plan.grid),
-        "columns": list(COLUMNS),
-        "rows": plan.table().tolist(),
-    }
-
-
-def read_plan(path: Path) -> Plan:
-    """A plan file of a bundle. Raises BundleError saying where it is wrong."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"plan {path.name}: unreadable: {error}") from error
-    wanted = {"name", "method", "grid", "columns", "rows"}
-    if not isinstance(raw, dict) or raw.keys() != wanted:
-        raise BundleError(f"plan {path.name}: keys must be {sorted(wanted)}")
-    try:
-        grid, table = np.array(raw["grid"], np.float64), np.array(raw["rows"], np.float64)
-        _check_grid(grid)
-        if raw["columns"] != list(COLUMNS) or table.ndim != 2 or table.shape[1] != len(COLUMNS):
-            raise ValueError(f"rows must be [n, {len(COLUMNS)}] of {COLUMNS}")
-        if not (np.isfinite(table).all() and 0 < len(table) <= 2 * MAX_STEPS):
-            raise ValueError("rows must be finite, and there must be some")
-        if raw["method"] not in (None, *METHODS):
-            raise ValueError(f"unknown method {raw['method']!r}")
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"plan {path.name}: {error}") from error
-    rows = tuple(
-        Row(t=t, p=p, q=q, a=a, b=(b0, b1, b2), c=c) for t, p, q, a, b0, b1, b2, c in table.tolist()
-    )
-    return Plan(name=str(raw["name"]), rows=rows, grid=tuple(grid.tolist()), method=raw["method"])

@@ -18,6 +18,10 @@ from omni_rt.options import OnStep, Sampling
 PADDING_BIAS = -1e4  # far enough below any logit, and finite in fp16
 
 
+class DivergedError(EngineError):
+    """The latents became NaN or infinite."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTimes:
     """Where the seconds of a run went: inside the engine, and in all."""
@@ -115,12 +119,12 @@ def run_plan(
     """Latents [B, C, L] from `start` [B, C, L], and where the time went.
 
     `renoise` is [rows with c ≠ 0, B, C, L]. With cfg_scale 1 only conditional rows are run.
-    Raises Cancelled, and EngineError if the engine fails or the result is not finite.
+    Raises Cancelled, EngineError if the engine fails, DivergedError if the result is not finite.
     """
     run = engine.loop.sample if isinstance(engine, LoopedEngine) else partial(_run_here, engine)
     latents, times = run(how, prepared, start=start, renoise=renoise, on_step=on_step)
     if not np.isfinite(latents).all():
-        raise EngineError(
+        raise DivergedError(
             f"plan {how.plan.name} at cfg_scale {how.cfg_scale:g} gave NaN or infinite latents: "
             "lower cfg_scale, or run `omni-rt verify` on the bundle"
         )

@@ -40,7 +40,8 @@ from omni_rt.options import (
     nth_seed,
 )
 from omni_rt.pipeline import Pipeline, check_batch
-from omni_rt.plans import Plan, make_plan
+from omni_rt.plan_choice import PlanChoice
+from omni_rt.plans import Plan
 from omni_rt.preprocess.chat import check_text
 from omni_rt.preprocess.waveform import read_clip
 from omni_rt.speech_edit import edited_speech
@@ -104,6 +105,7 @@ class Session:
             self.bundle.require_certificate()
         pool = EnginePool(self.bundle, device=device, threads=threads, memory=memory, engine=load)
         self._pipeline = Pipeline(self.bundle, pool)
+        self._plans = PlanChoice(self.bundle)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -390,7 +392,8 @@ class Session:
             seeds = [nth_seed(first, i) for i in range(len(items))]
         else:
             seeds = [checked_seed(s) for s in seed]  # type: ignore[union-attr]
-        how = Sampling(plan=self.plan(plan), cfg_scale=cfg_scale, rescale=rescale, cancel=cancel)
+        chosen = self.plan(plan, cfg_scale=cfg_scale)
+        how = Sampling(plan=chosen, cfg_scale=cfg_scale, rescale=rescale, cancel=cancel)
         return self._pipeline.latents(items, seeds, how, on_step=on_step, noise=noise)
 
     def decode(self, latents: ArrayLike) -> Floats:
@@ -419,17 +422,14 @@ class Session:
     ) -> None:
         self.close()
 
-    def plan(self, plan: str | Plan | None = None) -> Plan:
+    def plan(self, plan: str | Plan | None = None, *, cfg_scale: float = 7.0) -> Plan:
         """A plan by name (the bundle's own first), the bundle's default for None.
 
-        Raises RequestError for a name that is neither a plan of the bundle nor `method-steps`.
+        Of one that is fitted to several guidance scales, the rows for the nearest. Raises
+        RequestError for a name that is neither a plan of the bundle nor `method-steps`, and for one
+        that does not hold for this model; BundleError if that is the bundle's own.
         """
-        if isinstance(plan, Plan):
-            return plan
-        name = self.bundle.manifest.default_plan if plan is None else plan
-        if not isinstance(name, str):
-            raise RequestError(f"plan must be a name or a Plan, got {type(name).__name__}")
-        return self.bundle.plan(name) or make_plan(name)
+        return self._plans.plan(plan, cfg_scale=cfg_scale)
 
     def _sampling(
         self,
@@ -441,7 +441,7 @@ class Session:
         cancel: threading.Event | None,
     ) -> Sampling:
         return Sampling(
-            plan=self.plan(plan),
+            plan=self.plan(plan, cfg_scale=cfg_scale),
             cfg_scale=cfg_scale,
             rescale=rescale,
             normalise=normalise,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from omni_rt.engines.tensorrt_library import INSTALL, RTX, library_named
 from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.engines.profiles import Buckets
 from omni_rt.export.engines.stage_job import StageBuild, StageJob, compile_stage, in_own_process
-from omni_rt.export.pack import check_target, list_files, new_directory
+from omni_rt.export.pack import check_target, copy_files, list_files, new_directory
 from omni_rt.manifest import TargetEngines, write_manifest
 from omni_rt.targets import PRECISIONS, Target, target_named
 
@@ -54,7 +53,7 @@ def build_engines(options: BuildOptions, *, progress: Progress = lambda _: None)
     needed = _TIMES_THE_BUNDLE * sum(f.size_bytes for f in bundle.manifest.files.values())
     check_target(options.out, needed, options.overwrite)
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
-        _copy(bundle, draft)
+        copy_files(bundle, draft)
         builds: dict[str, StageBuild] = {}
         for i, stage in enumerate(stages):
             progress(f"{stage} ({i + 1} of {len(stages)})")
@@ -147,9 +146,3 @@ def _chosen(bundle: Bundle, stages: tuple[str, ...]) -> tuple[str, ...]:
             f"no stages {', '.join(unknown)} here: this bundle has {', '.join(have)}"
         )
     return stages or have
-
-
-def _copy(bundle: Bundle, draft: Path) -> None:
-    for path in bundle.manifest.files:
-        (draft / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path(path), draft / path)

@@ -107,7 +107,7 @@ def score(
             directory, engine=engine, threads=threads, uncertified=allow_uncertified
         ) as session:
             check_model(session.bundle.manifest.dims)
-            how = Sampling(plan=session.plan(plan), cfg_scale=cfg_scale)
+            how = Sampling(plan=session.plan(plan, cfg_scale=cfg_scale), cfg_scale=cfg_scale)
             settings = Settings(plan=how.plan, cfg_scale=cfg_scale, count=count, seed=seed)
             report = _report(session, chosen, settings, quiet=as_json)
         if target is not None:
@@ -245,7 +245,7 @@ def demo(
                 done = run_demo(
                     session,
                     out,
-                    plan=session.plan(plan),
+                    plan=session.plan(plan, cfg_scale=cfg_scale),
                     cfg_scale=cfg_scale,
                     seed=seed,
                     tell=bars,

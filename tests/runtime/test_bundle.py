@@ -210,6 +210,7 @@ def test_a_bundle_hands_out_its_files(directory: Path, manifest: Manifest) -> No
     assert bundle.vocabulary == {" ": 0, "a": 1, "b": 2}
     assert bundle.empty_transcript.shape == (1, 3, 8)
     assert np.array_equal(bundle.parity("context")["x"], np.arange(4.0))
+    assert list(bundle.plan_files) == ["own-3"]
     plan = bundle.plan("own-3")
     assert plan is not None
     assert plan.evaluations == 3

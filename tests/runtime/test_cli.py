@@ -14,6 +14,9 @@ from typer.testing import CliRunner, Result
 from omni_rt import Audio
 from omni_rt.cli import app
 from omni_rt.export.cli import commands
+from omni_rt.plan_file import plan_file, plan_text
+from tests.runtime.test_plan_file import FIT, fitted
+from tests.runtime.tiny_bundle import rewrite, write_tiny_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +117,15 @@ def test_inspect_names_stages_licence_and_parity(standin_bundle: Path) -> None:
         assert word in text
     told = json.loads(run("inspect", standin_bundle, "--json").stdout)
     assert told["graphs"]["dit_step"]["precision"] == "fp32"
+
+
+def test_inspect_shows_plans_and_their_errors(tmp_path: Path) -> None:
+    manifest = write_tiny_bundle(tmp_path / "tiny")
+    (tmp_path / "tiny/plans/ls3-3.json").write_text(plan_text(plan_file(fitted(7.0), fit=FIT)))
+    rewrite(tmp_path / "tiny", manifest, plans={"ls3-3": "plans/ls3-3.json"}, default_plan="ls3-3")
+    text = run("inspect", tmp_path / "tiny").stdout
+    for word in ("ls3-3", "fitted", "0.0100", "0.0200"):
+        assert word in text
 
 
 def test_verify_measures_every_stage(standin_bundle: Path) -> None:

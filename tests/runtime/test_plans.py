@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from omni_rt.errors import BundleError, RequestError
+from omni_rt.errors import RequestError
 from omni_rt.plans import (
-    COLUMNS,
     MAX_STEPS,
     METHODS,
     Plan,
     Row,
     integrate_lagrange,
     make_plan,
-    read_plan,
-    to_json,
     uniform_grid,
 )
 
@@ -230,11 +224,6 @@ def test_a_shifted_grid_starts_at_exactly_one(shift: float) -> None:
     assert uniform_grid(8, shift=shift)[0] == 1
 
 
-def test_a_shifted_plan_survives_its_file(tmp_path: Path) -> None:
-    plan = make_plan("euler-8", shift=0.1)
-    assert read_plan(written(tmp_path / "plan.json", to_json(plan))).grid == plan.grid
-
-
 def test_dpmpp_is_first_order_after_one_on_a_shifted_grid_too() -> None:
     assert len(make_plan("dpmpp2m-6", shift=0.05).rows[1].b) == 1
 
@@ -372,88 +361,7 @@ def test_shift_and_grid_exclude_each_other() -> None:
         make_plan("euler-2", shift=2.0, grid=[1.0, 0.5, 0.0])
 
 
-def written(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value), encoding="utf-8")
-    return path
-
-
 def test_a_table_has_one_line_of_eight_columns_per_row() -> None:
     plan = Plan(name="x", grid=(1.0, 0.0), rows=(Row(t=1.0, p=2.0, q=3.0, a=4.0, b=(5.0,), c=6.0),))
     assert plan.table().tolist() == [[1, 2, 3, 4, 5, 0, 0, 6]]
     assert plan.table().dtype == np.float64
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_plan_survives_its_file(method: str, tmp_path: Path) -> None:
-    plan = make_plan(f"{method}-7", shift=1.7)
-    found = read_plan(written(tmp_path / "plan.json", to_json(plan)))
-    assert (found.name, found.method, found.grid) == (plan.name, plan.method, plan.grid)
-    assert np.array_equal(found.table(), plan.table())
-    assert np.array_equal(found.starting_at(0.5).table(), plan.starting_at(0.5).table())
-
-
-def changed(key: str, value: Any) -> dict[str, Any]:
-    return {**to_json(make_plan("ab2-3")), key: value}
-
-
-def without(key: str) -> dict[str, Any]:
-    return {k: v for k, v in to_json(make_plan("ab2-3")).items() if k != key}
-
-
-ROW: NDArray[np.float64] = make_plan("ab2-3").table()
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        [],
-        None,
-        "plan",
-        {},
-        without("rows"),
-        without("method"),
-        changed("extra", 1),
-        changed("columns", list(COLUMNS[::-1])),
-        changed("columns", None),
-        changed("rows", []),
-        changed("rows", ROW[:, :7].tolist()),
-        changed("rows", ROW.ravel().tolist()),
-        changed("rows", [*ROW.tolist(), [1.0]]),
-        changed("rows", [[*ROW[0, :7].tolist(), math.nan]]),
-        changed("rows", [[*ROW[0, :7].tolist(), math.inf]]),
-        changed("rows", [["a"] * 8]),
-        changed("rows", {"0": 1}),
-        changed("rows", [[0.0] * 8] * (2 * MAX_STEPS + 1)),
-        changed("grid", [1.0, 0.5]),
-        changed("grid", []),
-        changed("grid", "uniform"),
-        changed("grid", None),
-        changed("grid", 3.0),
-        changed("method", "rk4"),
-        changed("method", ["ab2"]),
-        changed("method", 3),
-    ],
-)
-def test_a_corrupted_plan_file_is_a_bundle_error_naming_it(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"broken\.json"):
-        read_plan(written(tmp_path / "broken.json", value))
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[1,", b"9" * 5000])
-def test_a_plan_file_that_is_no_json_is_a_bundle_error(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "broken.json"
-    path.write_bytes(content)
-    with pytest.raises(BundleError, match=r"broken\.json"):
-        read_plan(path)
-
-
-def test_a_plan_file_nested_without_end_is_a_bundle_error(tmp_path: Path) -> None:
-    path = tmp_path / "broken.json"
-    path.write_bytes(b"[" * 200_000)
-    with pytest.raises(BundleError, match=r"broken\.json"):
-        read_plan(path)
-
-
-def test_a_missing_plan_file_is_a_bundle_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"none\.json"):
-        read_plan(tmp_path / "none.json")

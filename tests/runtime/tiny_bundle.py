@@ -23,7 +23,8 @@ from omni_rt.manifest import (
     write_manifest,
 )
 from omni_rt.metrics import measure
-from omni_rt.plans import make_plan, to_json
+from omni_rt.plan_file import plan_file, plan_text
+from omni_rt.plans import make_plan
 from omni_rt.preprocess.chat import TEMPLATES
 
 STAGES = ("context", "dit_step", "vae_decoder")
@@ -103,7 +104,9 @@ def write_tiny_bundle(directory: Path) -> Manifest:
         (directory / f"graphs/{stage}.data").write_bytes(b"weights of " + stage.encode())
     (directory / "text/prompts.json").write_text(json.dumps(PROMPTS))
     (directory / "text/vocab.txt").write_bytes(b" \r\na\r\nb\r\n")
-    (directory / "plans/own-3.json").write_text(json.dumps(to_json(make_plan("euler-3"))))
+    (directory / "plans/own-3.json").write_text(
+        plan_text(plan_file(replace(make_plan("euler-3"), name="own-3")))
+    )
     np.savez(directory / "constants.npz", empty_transcript=np.ones((1, 3, 8), np.float32))
     np.savez(directory / "parity/context.npz", x=np.arange(4.0))
     manifest = Manifest(

@@ -100,7 +100,7 @@ class FakeModel:
     def bundle(self) -> Any:
         return SimpleNamespace(id="fake", manifest=SimpleNamespace(name="fake", dims=self.dims))
 
-    def plan(self, plan: str | None) -> Plan:
+    def plan(self, plan: str | None, *, cfg_scale: float) -> Plan:
         return make_plan(plan or "euler-2")
 
     def __enter__(self) -> FakeModel:

@@ -1,0 +1,188 @@
+"""Fields of a model → plans fitted to it, or the name of the analytic one that is better.
+
+For every guidance scale: fine trajectories of the fitted cases, then for every number of steps rows
+on a uniform grid and on one that is fitted to those trajectories. Which of the two is taken, and
+whether it is better than analytic plans of as many steps, is decided by cases of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from omni_rt.calibration.fields import Field
+from omni_rt.calibration.fine_path import FinePath, fine_path
+from omni_rt.calibration.grid_fit import fitted_grid
+from omni_rt.calibration.plan_errors import exact_latents, plan_error
+from omni_rt.calibration.row_fit import FittedRows, fit_rows
+from omni_rt.encode import Floats
+from omni_rt.errors import ExportError, RequestError
+from omni_rt.plan_file import Spacing
+from omni_rt.plans import Model, Plan, make_plan, uniform_grid
+from omni_rt.sampling import DivergedError
+
+Progress = Callable[[str], None]
+
+_BESIDE = ("euler", "ab3", "abm2")  # analytic plans of as many steps
+_FEWEST_FINE = 2  # fine steps in a step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """What to fit, to what, and by what it is judged."""
+
+    steps: tuple[int, ...] = (16, 8)
+    spacings: tuple[Spacing, ...] = ("uniform", "fitted")
+    fine_steps: int = 64  # of AB3
+    reference: str = "euler-400"
+    faithful: str = "euler-100"  # told beside the errors: what few steps are to be as good as
+
+    def check(self) -> None:
+        """Raise RequestError for what cannot be fitted."""
+        most = self.fine_steps // _FEWEST_FINE
+        for steps in self.steps:
+            if not 1 <= steps <= most:
+                raise RequestError(
+                    f"steps must be 1 to {most}, half of the {self.fine_steps} of the fine "
+                    f"trajectories, got {steps}"
+                )
+        if not self.steps or not self.spacings:
+            raise RequestError("nothing to fit: give steps and a grid")
+        if make_plan(self.reference).renoise_rows:
+            raise RequestError(f"{self.reference} draws fresh noise: it is no reference")
+        make_plan(self.fine)
+        make_plan(self.faithful)
+
+    @property
+    def fine(self) -> str:
+        """The plan of the fine trajectories."""
+        return f"ab3-{self.fine_steps}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one number of steps at one guidance scale; see `FitRecord` for the errors."""
+
+    steps: int
+    cfg_scale: float
+    plan: Plan | None  # None: rejected
+    spacing: Spacing | None
+    residuals: tuple[float, ...]
+    spacings: Mapping[Spacing, float | None]
+    others: Mapping[str, float | None]
+
+    @property
+    def name(self) -> str:
+        return f"ls3-{self.steps}"
+
+    @property
+    def error(self) -> float | None:
+        """Of the fitted rows: those that are taken, or the better ones that were rejected."""
+        return min((e for e in self.spacings.values() if e is not None), default=None)
+
+    @property
+    def fallback(self) -> str | None:
+        """The best analytic plan of as many steps; None if none is finite."""
+        found = {n: e for n in _analytic(self.steps) if (e := self.others[n]) is not None}
+        return min(found, key=lambda name: found[name], default=None)
+
+
+def fit_at(
+    fitted: Sequence[Field],
+    held_out: Sequence[Field],
+    settings: FitSettings,
+    *,
+    model: Model,
+    cfg_scale: float,
+    progress: Progress = lambda _: None,
+) -> list[Outcome]:
+    """Plans for one guidance scale, which the fields are at.
+
+    Raises ExportError without cases, and if not even the fine trajectories are finite.
+    """
+    if not (fitted and held_out):
+        raise ExportError("a solver needs cases to be fitted to, and others to be judged by")
+    try:
+        paths = []
+        for i, field in enumerate(fitted):
+            progress(f"guidance {cfg_scale:g}: {settings.fine}, case {i + 1} of {len(fitted)}")
+            paths.append(fine_path(field, make_plan(settings.fine)))
+        progress(f"guidance {cfg_scale:g}: {settings.reference} on {len(held_out)} held-out cases")
+        exact = exact_latents(held_out, make_plan(settings.reference))
+    except DivergedError as error:
+        raise ExportError(f"there is nothing to fit a solver to: {error}") from error
+    judge = _Judge(fields=held_out, exact=exact)
+    faithful = {settings.faithful: judge.error(make_plan(settings.faithful))}
+    outcomes = []
+    for steps in settings.steps:
+        progress(f"guidance {cfg_scale:g}: fitting ls3-{steps}")
+        candidates = {
+            spacing: _plan(fitted, paths, spacing, steps, model, cfg_scale)
+            for spacing in settings.spacings
+        }
+        outcomes.append(judge.outcome(steps, cfg_scale, candidates, faithful))
+    return outcomes
+
+
+Candidate = tuple[Plan, FittedRows] | None  # None: it diverged
+
+
+def _plan(
+    fields: Sequence[Field],
+    paths: Sequence[FinePath],
+    spacing: Spacing,
+    steps: int,
+    model: Model,
+    cfg_scale: float,
+) -> Candidate:
+    grid = (
+        tuple(uniform_grid(steps).tolist()) if spacing == "uniform" else fitted_grid(paths, steps)
+    )
+    try:
+        found = fit_rows(fields, paths, grid)
+    except DivergedError:
+        return None
+    plan = Plan(
+        name=f"ls3-{steps}", rows=found.rows, grid=found.grid, model=model, cfg_scale=cfg_scale
+    )
+    return plan, found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Judge:
+    """Held-out cases, and where they exactly lead."""
+
+    fields: Sequence[Field]
+    exact: Sequence[Floats]
+
+    def error(self, plan: Plan) -> float | None:
+        return plan_error(self.fields, self.exact, plan)
+
+    def outcome(
+        self,
+        steps: int,
+        cfg_scale: float,
+        candidates: Mapping[Spacing, Candidate],
+        faithful: Mapping[str, float | None],
+    ) -> Outcome:
+        """The better candidate, if no analytic plan of as many steps is as good."""
+        others = {name: self.error(make_plan(name)) for name in _analytic(steps)}
+        spacings = {s: None if c is None else self.error(c[0]) for s, c in candidates.items()}
+        found = {s: e for s, e in spacings.items() if e is not None}
+        best = min(found, key=lambda s: found[s], default=None)
+        taken = None if best is None else candidates[best]
+        if best is not None and any(e is not None and e <= found[best] for e in others.values()):
+            taken = None
+        return Outcome(
+            steps=steps,
+            cfg_scale=cfg_scale,
+            plan=None if taken is None else taken[0],
+            spacing=None if taken is None else best,
+            residuals=() if taken is None else taken[1].residuals,
+            spacings=spacings,
+            others={**others, **faithful},
+        )
+
+
+def _analytic(steps: int) -> list[str]:
+    return [f"{method}-{steps}" for method in _BESIDE]
