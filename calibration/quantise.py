@@ -67,6 +67,7 @@ def quantise_bundle(options: QuantiseOptions, *, progress: Progress = lambda _: 
     """
     bundle = Bundle.open(options.bundle)
     check_unrounded_bundle(bundle)
+    _check_teacher(bundle)
     target_named(options.target)
     with TemporaryDirectory() as films:
         inputs = observed_inputs(bundle, options, Path(films) / "observed")
@@ -176,6 +177,14 @@ def check_unrounded_bundle(bundle: Bundle) -> None:
     if rounded:
         raise ExportError(
             f"this bundle is quantised already ({', '.join(rounded)}): start from the fp32 one"
+        )
+
+
+def _check_teacher(bundle: Bundle) -> None:
+    if bundle.student_plans:
+        raise ExportError(
+            "this bundle is a student: its trajectories cannot be certified yet, since what they "
+            "are held to, finer steps, is not what it was taught"
         )
 
 

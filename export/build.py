@@ -16,6 +16,7 @@ import torch
 import omni_rt
 from omni_rt import verify
 from omni_rt.bundle import Bundle, sha256_of
+from omni_rt.export.bundle_plans import model_of, put_plans
 from omni_rt.export.checkpoint import LazyTensor, provenance
 from omni_rt.export.contract import MODEL_STAGES, SYNCHFORMER, THINKER, dims_of
 from omni_rt.export.graphs import OPSET, Stage, finite, write_graph
@@ -24,6 +25,7 @@ from omni_rt.export.parity_files import Progress, write_parity
 from omni_rt.export.reference.model import CONDITIONERS
 from omni_rt.export.sources import ExportOptions, Sources, open_sources
 from omni_rt.export.stage_weights import stage_weights
+from omni_rt.export.student import CFG_SCALE
 from omni_rt.export.tracing import traced_stages
 from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import (
@@ -33,6 +35,7 @@ from omni_rt.manifest import (
     TextSpec,
     write_manifest,
 )
+from omni_rt.plan_file import plan_file
 
 _PARITY_BYTES = 1 << 28  # room for inputs and reference outputs
 
@@ -45,6 +48,7 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
     """
     progress("reading the checkpoint")
     sources = open_sources(options)
+    student = None if sources.student is None else sources.student.plan()
     stages = [sources.stage_sizes.stage(name) for name in sources.stages]
     weights = {stage.name: _weights(stage, sources) for stage in stages}
     per_value = 2 if options.weights == "half" else 4
@@ -66,7 +70,7 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
             constants="constants.npz",
             parity=parity,
             plans={},
-            default_plan="euler-100",
+            default_plan="euler-100" if student is None else student.name,
             files=list_files(draft),
             weights_licence=options.licence,
             provenance=_provenance(sources),
@@ -74,7 +78,12 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
         certificate = verify.certificate(
             Bundle(draft, manifest), reference=f"torch {torch.__version__}, fp32", tell=progress
         )
-        write_manifest(replace(manifest, certificate=certificate), draft)
+        manifest = replace(manifest, certificate=certificate)
+        write_manifest(manifest, draft)
+        if student is not None:
+            bundle = Bundle(draft, manifest)
+            rows = replace(student, model=model_of(bundle, "student"), cfg_scale=CFG_SCALE)
+            put_plans(bundle, [plan_file(rows)])
     return options.out
 
 

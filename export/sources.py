@@ -23,6 +23,7 @@ from omni_rt.export.reference.model import ModelSizes, checked_tensors
 from omni_rt.export.reference.synchformer import SynchformerSizes, open_synchformer
 from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes
 from omni_rt.export.reference.thinker_files import check_thinker
+from omni_rt.export.student import StudentSpec, student_of
 from omni_rt.export.text_files import check_vocabulary, find_text_files, read_prompts
 from omni_rt.export.tracing import StageSizes
 from omni_rt.manifest import SpecialIds
@@ -90,6 +91,7 @@ class Sources:
     prompts: Mapping[str, str] | None
     vocabulary: Path | None
     stages: tuple[str, ...]
+    student: StudentSpec | None
 
     @property
     def stage_sizes(self) -> StageSizes:
@@ -139,6 +141,7 @@ def open_sources(options: ExportOptions) -> Sources:
         prompts=None if prompts_path is None else read_prompts(prompts_path),
         vocabulary=vocabulary,
         stages=stages,
+        student=student_of(raw),
     )
 
 

@@ -21,6 +21,7 @@ from omni_rt.errors import BundleError, RequestError
 from omni_rt.flops import step_flops
 from omni_rt.manifest import Dims, TensorSpec
 from omni_rt.options import Sampling
+from omni_rt.plan_choice import PlanChoice
 from omni_rt.plans import make_plan
 from omni_rt.preprocess.patches import patch_tables
 from omni_rt.sampling import run_plan
@@ -41,7 +42,7 @@ class BenchReport:
     engine: str
     threads: int | None
     stages: Mapping[str, Timing]
-    step: Timing | None  # one evaluation inside the loop, guided
+    step: Timing | None  # one evaluation inside the loop, guided but for a student's
     step_gflop: float | None
     step_gflop_per_s: float | None
     loop_overhead_percent: float | None  # of the loop, outside the engine
@@ -122,13 +123,16 @@ def bench(
     stages: Sequence[str] | None = None,
     progress: Progress = lambda _: None,
 ) -> BenchReport:
-    """Time every stage `runs` times and the loop for `steps` guided steps, after a warm-up.
+    """Time every stage `runs` times and the loop for `steps` steps, after a warm-up.
+
+    Steps are guided, but for a student's bundle.
 
     Raises RequestError for a count below 1, an unknown engine, or a stage the bundle lacks.
     """
     if runs < 1 or steps < 1:
         raise RequestError("runs and steps must be at least 1")
     dims, stream = bundle.manifest.dims, np.random.RandomState(0)
+    guidance = PlanChoice(bundle).guidance(None)
     chosen = list(bundle.manifest.graphs) if stages is None else list(stages)
     pool = EnginePool(bundle, device="cpu", threads=threads, memory="resident", engine=engine)
     timings = {}
@@ -142,7 +146,8 @@ def bench(
         except BundleError as error:
             raise RequestError(str(error)) from error
         if stage == "dit_step":
-            step, overhead = _bench_loop(pool, dims, runs=runs, steps=steps, stream=stream)
+            how = Sampling(plan=make_plan(f"euler-{steps}"), cfg_scale=guidance)
+            step, overhead = _bench_loop(pool, dims, how, runs=runs, stream=stream)
             timings[stage] = step
         elif stage == "thinker_lm":
             thinker = bench_thinker(loaded, dims, runs=runs)
@@ -152,7 +157,10 @@ def bench(
             timings[stage] = time_engine(loaded, inputs, runs=runs)
     segment = timings.get("synchformer")
     context = example_sizes(dims)["P"]
-    gflop = None if step is None else step_flops(dims, rows=2, attending=1, context=context) / 1e9
+    rows = 1 if guidance == 1 else 2
+    gflop = (
+        None if step is None else step_flops(dims, rows=rows, attending=1, context=context) / 1e9
+    )
     return BenchReport(
         bundle=bundle.id,
         engine=resolved(engine),
@@ -180,12 +188,11 @@ def time_engine(engine: Engine, inputs: Mapping[str, Array], *, runs: int) -> Ti
 
 
 def _bench_loop(
-    pool: EnginePool, dims: Dims, *, runs: int, steps: int, stream: np.random.RandomState
+    pool: EnginePool, dims: Dims, how: Sampling, *, runs: int, stream: np.random.RandomState
 ) -> tuple[Timing, float]:
-    """Seconds per guided step inside the loop, and the loop's share outside the engine in %."""
+    """Seconds per step inside the loop, and the loop's share outside the engine in %."""
     prepared = [example_prepared(dims, stream)]
     start = stream.standard_normal((1, dims.latent_channels, dims.latent_frames))
-    how = Sampling(plan=make_plan(f"euler-{steps}"))
     per_step, engine_s, total_s = [], 0.0, 0.0
     for run in range(WARM_UP_RUNS + runs):
         _, times = run_plan(
@@ -196,6 +203,6 @@ def _bench_loop(
             renoise=np.zeros((0,), np.float32),
         )
         if run >= WARM_UP_RUNS:
-            per_step.append(times.total_s / steps)
+            per_step.append(times.total_s / how.plan.evaluations)
             engine_s, total_s = engine_s + times.engine_s, total_s + times.total_s
     return Timing.of(per_step), 100 * (1 - engine_s / total_s)

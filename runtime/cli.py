@@ -61,7 +61,8 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
             f"{dims.latent_channels}×{dims.latent_frames} latents; "
             f"{dims.clip_samples / dims.sample_rate_hz:.2f} s at {dims.sample_rate_hz} Hz"
         )
-        terminal.say(f"default plan {manifest.default_plan}")
+        alone = ", unguided: a student, which runs no other" if opened.student_plans else ""
+        terminal.say(f"default plan {manifest.default_plan}{alone}")
         rows = [
             (name, graph.precision, str(graph.opset), _kilobytes(opened, graph.path))
             for name, graph in manifest.graphs.items()

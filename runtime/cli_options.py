@@ -48,7 +48,10 @@ Shift = Annotated[
     float | None,
     typer.Option(help="Warp the plan's times: above 1 spends more steps near the noise."),
 ]
-CfgScale = Annotated[float, typer.Option(help="Guidance: 1 is none, 7 the original's default.")]
+CfgScale = Annotated[
+    float | None,
+    typer.Option(help="Guidance: 1 is none; 7 if not given, as originally, or a student's 1."),
+]
 Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]
 Negative = Annotated[str | None, typer.Option(help="What should not be heard.")]

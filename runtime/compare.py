@@ -33,7 +33,7 @@ from omni_rt.plan_choice import PlanChoice
 from omni_rt.sampling import Noise
 from omni_rt.tasks import Request
 
-DEFAULT_PLAN, DEFAULT_CFG_SCALE, DEFAULT_SEED = "ab3-25", 7.0, 0
+DEFAULT_PLAN, DEFAULT_SEED = "ab3-25", 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +120,10 @@ def _refuse_choices(settings: Settings) -> None:
 
 
 def _sampling(bundle: Bundle, settings: Settings) -> Sampling:
-    name = DEFAULT_PLAN if settings.plan is None else settings.plan
-    guidance = DEFAULT_CFG_SCALE if settings.cfg_scale is None else settings.cfg_scale
-    plan = PlanChoice(bundle).plan(name, cfg_scale=guidance)
+    choice = PlanChoice(bundle)
+    guidance = choice.guidance(settings.cfg_scale)
+    usual = None if bundle.student_plans else DEFAULT_PLAN
+    plan = choice.plan(settings.plan or usual, cfg_scale=guidance)
     if plan.grid[0] < 1:
         raise RequestError(f"plan {plan.name!r} starts at σ = {plan.grid[0]:g}, not at noise")
     return Sampling(plan=plan, cfg_scale=guidance)

@@ -9,6 +9,8 @@ from omni_rt.errors import BundleError, RequestError
 from omni_rt.options import checked_guidance
 from omni_rt.plans import Model, Plan, make_plan
 
+GUIDANCE = 7.0  # the original's default
+_UNGUIDED = 1.0
 _log = logging.getLogger("omni_rt")
 
 
@@ -18,6 +20,12 @@ class PlanChoice:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._told: set[tuple[str, float | None, float]] = set()
+
+    def guidance(self, cfg_scale: float | None) -> float:
+        """What is given; for None the original's default, or none for a student."""
+        if cfg_scale is None:
+            return _UNGUIDED if self._bundle.student_plans else GUIDANCE
+        return checked_guidance(cfg_scale)
 
     def plan(self, plan: str | Plan | None, *, cfg_scale: float) -> Plan:
         """A plan by name (the bundle's own first), its default for None, or the one given.
@@ -50,7 +58,7 @@ class PlanChoice:
                 f"use {' or '.join(students)}"
             )
         distilled = students or (plan.model is not None and plan.model.kind == "student")
-        if distilled and guidance != 1:
+        if distilled and guidance != _UNGUIDED:
             raise RequestError(
                 "this bundle's model is distilled to run without guidance: "
                 f"cfg_scale must be 1, got {guidance:g}"

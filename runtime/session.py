@@ -130,7 +130,7 @@ class Session:
         init_strength: float | None = None,
         duration_s: float | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         seed: int | None = None,
         normalise: bool = True,
@@ -144,8 +144,10 @@ class Session:
         how much of it remains: sampling starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ.
         duration_s: the video's, else 10, or one window if that is shorter; trimmed below one window
         (10.96 s officially), joined from segments above it (T2A, T2M, V2A, V2M). normalise: divide
-        by the peak, as the original does. on_step(done, total) is called after every step; `cancel`
-        stops within one. The same seed gives the same bits; None draws one (see `Audio.made`).
+        by the peak, as the original does. plan, cfg_scale: the bundle's default and 7; a student's
+        bundle has a plan of its own and 1, and refuses others. on_step(done, total) is called after
+        every step; `cancel` stops within one. The same seed gives the same bits; None draws one
+        (see `Audio.made`).
 
         Raises RequestError, Cancelled or EngineError; the session stays usable after each.
         """
@@ -179,7 +181,7 @@ class Session:
         duration_s: float,
         negative_prompt: str | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         seed: int | None = None,
         normalise: bool = True,
@@ -207,7 +209,7 @@ class Session:
         new_transcript: str | None = None,
         negative_prompt: str | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         seed: int | None = None,
         normalise: bool = True,
@@ -250,7 +252,7 @@ class Session:
         negative_prompts: Sequence[str] | None = None,
         duration_s: float | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         normalise: bool = True,
         on_step: OnStep | None = None,
@@ -376,7 +378,7 @@ class Session:
         noise: ArrayLike | None = None,
         seed: int | Sequence[int] | None = None,
         plan: str | Plan | None = None,
-        cfg_scale: float = 7.0,
+        cfg_scale: float | None = None,
         rescale: float = 0.0,
         on_step: OnStep | None = None,
         cancel: threading.Event | None = None,
@@ -392,8 +394,7 @@ class Session:
             seeds = [nth_seed(first, i) for i in range(len(items))]
         else:
             seeds = [checked_seed(s) for s in seed]  # type: ignore[union-attr]
-        chosen = self.plan(plan, cfg_scale=cfg_scale)
-        how = Sampling(plan=chosen, cfg_scale=cfg_scale, rescale=rescale, cancel=cancel)
+        how = self._sampling(plan, cfg_scale, rescale, cancel=cancel)
         return self._pipeline.latents(items, seeds, how, on_step=on_step, noise=noise)
 
     def decode(self, latents: ArrayLike) -> Floats:
@@ -422,27 +423,32 @@ class Session:
     ) -> None:
         self.close()
 
-    def plan(self, plan: str | Plan | None = None, *, cfg_scale: float = 7.0) -> Plan:
+    def guidance(self, cfg_scale: float | None = None) -> float:
+        """The guidance scale of a request: what is given, else 7, or 1 for a student's bundle."""
+        return self._plans.guidance(cfg_scale)
+
+    def plan(self, plan: str | Plan | None = None, *, cfg_scale: float | None = None) -> Plan:
         """A plan by name (the bundle's own first), the bundle's default for None.
 
         Of one that is fitted to several guidance scales, the rows for the nearest. Raises
         RequestError for a name that is neither a plan of the bundle nor `method-steps`, and for one
         that does not hold for this model; BundleError if that is the bundle's own.
         """
-        return self._plans.plan(plan, cfg_scale=cfg_scale)
+        return self._plans.plan(plan, cfg_scale=self._plans.guidance(cfg_scale))
 
     def _sampling(
         self,
         plan: str | Plan | None,
-        cfg_scale: float,
+        cfg_scale: float | None,
         rescale: float,
-        normalise: bool,
-        on_step: OnStep | None,
-        cancel: threading.Event | None,
+        normalise: bool = True,
+        on_step: OnStep | None = None,
+        cancel: threading.Event | None = None,
     ) -> Sampling:
+        guidance = self._plans.guidance(cfg_scale)
         return Sampling(
-            plan=self.plan(plan, cfg_scale=cfg_scale),
-            cfg_scale=cfg_scale,
+            plan=self._plans.plan(plan, cfg_scale=guidance),
+            cfg_scale=guidance,
             rescale=rescale,
             normalise=normalise,
             on_step=on_step,

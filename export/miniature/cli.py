@@ -31,7 +31,7 @@ BundleArgument = Annotated[
     Path | None,
     typer.Argument(help="The bundle's directory; the packaged miniature if not given."),
 ]
-_CFG_SCALE = 7.0
+_DEMO_PLAN = "ab3-25"
 _HELD_OUT = 2026  # the seed of examples that nothing was trained on
 
 
@@ -51,7 +51,7 @@ def score(
     ] = None,
     count: Annotated[int, typer.Option(help="Examples of each kind.", min=1)] = 50,
     plan: PlanName = None,
-    cfg_scale: CfgScale = _CFG_SCALE,
+    cfg_scale: CfgScale = None,
     seed: Annotated[
         int, typer.Option(help="Of examples and noise: the same seed asks for the same things.")
     ] = _HELD_OUT,
@@ -107,8 +107,9 @@ def score(
             directory, engine=engine, threads=threads, uncertified=allow_uncertified
         ) as session:
             check_model(session.bundle.manifest.dims)
-            how = Sampling(plan=session.plan(plan, cfg_scale=cfg_scale), cfg_scale=cfg_scale)
-            settings = Settings(plan=how.plan, cfg_scale=cfg_scale, count=count, seed=seed)
+            guidance = session.guidance(cfg_scale)
+            how = Sampling(plan=session.plan(plan, cfg_scale=guidance), cfg_scale=guidance)
+            settings = Settings(plan=how.plan, cfg_scale=guidance, count=count, seed=seed)
             report = _report(session, chosen, settings, quiet=as_json)
         if target is not None:
             _write(report, target)
@@ -217,8 +218,8 @@ def _reasons(kinds: Iterable[KindScores]) -> dict[str, list[str]]:
 def demo(
     bundle: BundleArgument = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
-    plan: Annotated[str, typer.Option(help="Solver and steps.")] = "ab3-25",
-    cfg_scale: CfgScale = _CFG_SCALE,
+    plan: PlanName = None,
+    cfg_scale: CfgScale = None,
     seed: Annotated[int, typer.Option(help="Of what is asked for, and of the noise.")] = 7,
     engine: EngineName = AUTO,
     threads: Threads = None,
@@ -241,12 +242,14 @@ def demo(
         with open_session(directory, engine=engine, threads=threads) as session:
             check_model(session.bundle.manifest.dims)
             out.mkdir(parents=True, exist_ok=True)
+            guidance = session.guidance(cfg_scale)
+            usual = None if session.bundle.student_plans else _DEMO_PLAN
             with terminal.progress_bars() as bars:
                 done = run_demo(
                     session,
                     out,
-                    plan=session.plan(plan, cfg_scale=cfg_scale),
-                    cfg_scale=cfg_scale,
+                    plan=session.plan(plan or usual, cfg_scale=guidance),
+                    cfg_scale=guidance,
                     seed=seed,
                     tell=bars,
                 )

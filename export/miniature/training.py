@@ -82,17 +82,28 @@ def optimisers_of(module: nn.Module, schedule: Schedule) -> list[torch.optim.Opt
     return found
 
 
+Optimisers = Callable[[nn.Module, Schedule], list[torch.optim.Optimizer]]
+
+
 class Training:
     """A module, its optimisers and its moving average, kept in one file of `folder`."""
 
     def __init__(
-        self, module: nn.Module, schedule: Schedule, *, folder: Path, name: str, seed: int
+        self,
+        module: nn.Module,
+        schedule: Schedule,
+        *,
+        folder: Path,
+        name: str,
+        seed: int,
+        device: torch.device | None = None,
+        optimisers: Optimisers = optimisers_of,
     ) -> None:
-        self.device = best_device()
+        self.device = best_device() if device is None else device
         self.module, self.schedule, self.seed, self.step = module, schedule, seed, 0
         self.module.to(self.device)
         self.average = copy.deepcopy(module).eval().requires_grad_(False)
-        self.optimisers = optimisers_of(module, schedule)
+        self.optimisers = optimisers(module, schedule)
         folder.mkdir(parents=True, exist_ok=True)
         self._state, self._log = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.elapsed_s = 0.0  # of all runs together
@@ -125,7 +136,10 @@ class Training:
         return True
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, whole or not at all.
+
+        Raises ExportError if that cannot be, a full disk for example; the last one stays.
+        """
         state = {
             "module": self.module.state_dict(),
             "average": self.average.state_dict(),
@@ -134,8 +148,15 @@ class Training:
             "elapsed_s": self.elapsed_s,
         }
         draft = self._state.with_suffix(".partial")
-        torch.save(state, draft)
-        draft.replace(self._state)
+        try:
+            torch.save(state, draft)
+            draft.replace(self._state)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            draft.unlink(missing_ok=True)
+            raise ExportError(
+                f"cannot write {self._state}, is the disk full? The state before stays "
+                f"({str(error).splitlines()[0]:.120})"
+            ) from error
         self._saved_at = time.monotonic()
 
     def run(self, objective: Objective, tell: Callable[[str], None]) -> None:
@@ -147,19 +168,21 @@ class Training:
         self.module.train()
         begun, first, before_s = time.monotonic(), self.step, self.elapsed_s
         sums: dict[str, float] = {}
+        summed = 0
         while not self.finished:
             stream = np.random.RandomState([self.seed, self.step])
             torch.manual_seed(self.seed * 1_000_003 + self.step)
             losses = objective(stream)
             self._update(losses["loss"])
             self.elapsed_s = before_s + time.monotonic() - begun
+            summed += 1
             for key, value in losses.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
             if self.step % _LOG_EVERY == 0 or self.finished:
                 done = self.step - first
-                means = {key: value / min(_LOG_EVERY, done) for key, value in sums.items()}
-                sums = {}
-                self._note({"step": self.step, "rate": self.schedule.rate(self.step), **means})
+                means = {key: value / summed for key, value in sums.items()}
+                sums, summed = {}, 0
+                self.note({"step": self.step, "rate": self.schedule.rate(self.step), **means})
                 pace = done / (time.monotonic() - begun)
                 left = (self.schedule.steps - self.step) / pace / 60
                 shown = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
@@ -168,17 +191,21 @@ class Training:
                 self.save()
         self.save()
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients to what the objective may have left there already."""
+        loss.backward()
+
     def _update(self, loss: Tensor) -> None:
         for optimiser in self.optimisers:
-            optimiser.zero_grad()
             for group in optimiser.param_groups:
                 group["lr"] = self.schedule.rate(self.step)
-        loss.backward()
+        self.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.schedule.clip_norm)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise ExportError(f"step {self.step}: the loss or its gradient is not finite")
         for optimiser in self.optimisers:
             optimiser.step()
+            optimiser.zero_grad()
         decay = min(self.schedule.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(
@@ -190,6 +217,7 @@ class Training:
                     mean.copy_(value)
         self.step += 1
 
-    def _note(self, record: Mapping[str, Any]) -> None:
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Add a line to the log."""
         with self._log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(record)) + "\n")

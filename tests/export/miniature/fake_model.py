@@ -98,7 +98,8 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        return SimpleNamespace(id="fake", manifest=SimpleNamespace(name="fake", dims=self.dims))
+        manifest = SimpleNamespace(name="fake", dims=self.dims, student=None)
+        return SimpleNamespace(id="fake", manifest=manifest)
 
     def plan(self, plan: str | None, *, cfg_scale: float) -> Plan:
         return make_plan(plan or "euler-2")

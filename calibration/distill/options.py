@@ -1,0 +1,106 @@
+"""What is asked of a distillation, checked before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from omni_rt.errors import ExportError
+from omni_rt.plans import uniform_grid
+
+Optimiser = Literal["adamw", "adamw8bit"]
+OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "adamw8bit")
+
+LORA_RANK = 64
+_FULL_RATE, _LORA_RATE = 1e-5, 1e-4
+_MOST_STEPS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """What decides the teacher's trajectories."""
+
+    steps: int = 8  # K: segments of a trajectory, and evaluations of the student
+    shift: float = 1.0  # of the student's times
+    teacher_steps: int = 25  # about: as many as divide into K
+    cfg_scale: float = 7.0
+    shards: int = 64
+    per_task: int = 4  # prompts of each task in a shard, or more where a task has more kinds
+    tasks: tuple[str, ...] = ()  # none: every task that the model can do
+    captions: Path | None = None  # one a line, for T2A and T2M instead of ours
+    audio: Path | None = None  # a folder of the user's sounds
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= _MOST_STEPS:
+            raise ExportError(f"distill: steps must be 1 to {_MOST_STEPS}, got {self.steps}")
+        if self.teacher_steps < self.steps:
+            raise ExportError(
+                f"distill: a teacher of {self.teacher_steps} steps has nothing to teach a student "
+                f"of {self.steps}"
+            )
+        for name in ("shards", "per_task"):
+            if getattr(self, name) < 1:
+                raise ExportError(f"distill: {name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def nodes(self) -> tuple[float, ...]:
+        """The student's times, K + 1 from 1 to 0."""
+        return tuple(float(t) for t in uniform_grid(self.steps, shift=self.shift))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How the student is trained."""
+
+    segment_steps: int = 10_000
+    tracking_steps: int = 2_000
+    warmup_steps: int = 100
+    batch: int = 64  # rows of a step, over all devices
+    micro_batch: int | None = None  # rows at once on a device; None: all of its share
+    lora_rank: int | None = None  # None: every weight of the transformer is trained
+    rate: float | None = None  # None: 1e-5, for LoRA 1e-4
+    optimiser: Optimiser = "adamw"
+    bf16: bool = False
+    checkpointing: bool = False
+    ema_decay: float = 0.999
+    save_every_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("segment_steps", "batch", "micro_batch", "lora_rank", "warmup_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ExportError(f"distill: {name} must be at least 1, got {value}")
+        if self.tracking_steps < 0:
+            raise ExportError(f"distill: tracking_steps must not be below 0: {self.tracking_steps}")
+        if self.optimiser not in OPTIMISERS:
+            raise ExportError(
+                f"distill: optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}"
+            )
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after the warm-up."""
+        if self.rate is not None:
+            return self.rate
+        return _FULL_RATE if self.lora_rank is None else _LORA_RATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillOptions:
+    """A whole distillation: from where, to where, how."""
+
+    checkpoint: Path  # a folder in the form of `files.py`, or the file itself
+    out: Path
+    config: Path | None = None
+    bundle: Path | None = None  # exported from this checkpoint: conditions the prompts
+    qwen: Path | None = None
+    upstream: Path | None = None
+    prompts: Path | None = None
+    vocabulary: Path | None = None
+    synchformer: Path | None = None
+    synchformer_heads: int = 12
+    work: Path | None = None  # the cache and the states of training; None: OUT.work
+    cache: CacheOptions = CacheOptions()
+    training: TrainingOptions = TrainingOptions()
