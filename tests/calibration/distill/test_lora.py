@@ -13,8 +13,6 @@ from omni_rt.calibration.distill.trained import trained_parameters
 from omni_rt.export.reference.dit import DiT
 from tests.calibration.distill.tiny import normal, random_dit, silence, tokens
 
-pytest.importorskip("peft")
-
 
 @torch.no_grad()
 def velocity(dit: DiT) -> Tensor:
