@@ -191,7 +191,9 @@ def test_an_unknown_library_is_refused_by_every_command(
     ):
         result = run(*arguments, "--engine", "nope")
         assert result.exit_code == 1
-        assert "engine must be one of auto, onnxruntime, openvino" in result.stderr
+        assert (
+            "engine must be one of auto, onnxruntime, onnxruntime_cuda, openvino" in result.stderr
+        )
         assert len(result.stderr.strip().splitlines()) == 1
 
 

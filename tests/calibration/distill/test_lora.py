@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -12,8 +11,6 @@ from omni_rt.calibration.distill.tokens import collated
 from omni_rt.calibration.distill.trained import trained_parameters
 from omni_rt.export.reference.dit import DiT
 from tests.calibration.distill.tiny import normal, random_dit, silence, tokens
-
-pytest.importorskip("peft")
 
 
 @torch.no_grad()

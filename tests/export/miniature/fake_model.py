@@ -98,8 +98,11 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        manifest = SimpleNamespace(name="fake", dims=self.dims, student=None)
-        return SimpleNamespace(id="fake", manifest=manifest)
+        manifest = SimpleNamespace(name="fake", dims=self.dims)
+        return SimpleNamespace(id="fake", manifest=manifest, student_plans=())
+
+    def guidance(self, cfg_scale: float | None) -> float:
+        return 7.0 if cfg_scale is None else cfg_scale
 
     def plan(self, plan: str | None, *, cfg_scale: float) -> Plan:
         return make_plan(plan or "euler-2")
