@@ -42,9 +42,9 @@ AUDIO_WEIGHTS: Mapping[str, float] = {
     "remove": 0.11,
     "extract": 0.11,
     "style": 0.10,
-    "speech": 0.10,
-    "voice_speech": 0.04,
-    "voice_conversion": 0.04,
+    "speech": 0.20,
+    "voice_speech": 0.07,
+    "voice_conversion": 0.07,
     "flashes": 0.04,
     "scene": 0.02,
 }

@@ -6,7 +6,7 @@ import numpy as np
 
 from omni_rt.export.miniature.data import video
 from omni_rt.export.miniature.data.captions import caption, pick_language
-from omni_rt.export.miniature.data.clip import STEP_S, Stream, on_step_s, pick, samples_of
+from omni_rt.export.miniature.data.clip import Stream, on_step_s, pick, samples_of
 from omni_rt.export.miniature.data.example import Example, Flashes, Scene
 from omni_rt.export.miniature.data.render import levelled, random_span, render
 from omni_rt.export.miniature.data.sounds import CLICK_HZ, Chord, Clicks, draw_sound
@@ -28,7 +28,6 @@ TASK_OF_SOUND = {
     "arpeggio": "T2M",
 }
 _MOST_NEW_WORDS = 4  # after a voice prompt
-_LATEST_WORDS = 2  # steps before the first of them
 
 
 def sound_example(kind: str, stream: Stream) -> Example:
@@ -47,10 +46,9 @@ def sound_example(kind: str, stream: Stream) -> Example:
 
 
 def speech_example(stream: Stream) -> Example:
-    """Words, spoken by anyone."""
+    """Words, spoken by anyone, at once: where they began at random, their order was not learnt."""
     speech = Speech(syllables=draw_words(stream), voice=int(stream.randint(len(VOICES))))
-    onset_s = int(stream.randint(_LATEST_WORDS + 1)) * STEP_S
-    target = levelled(speak(speech, onset_s, stream), stream)
+    target = levelled(speak(speech, 0.0, stream), stream)
     return Example(task="TTS", kind="speech", prompt=speech.text, target=target, truth=speech)
 
 
@@ -60,8 +58,7 @@ def voiced_example(kind: str, stream: Stream) -> Example:
     prompt, clip = speak_prompt(voice, stream)
     words = draw_words(stream, most=_MOST_NEW_WORDS)
     speech = Speech(syllables=words, voice=voice, prompt_s=VOICE_CLIP_S)
-    onset_s = VOICE_CLIP_S + int(stream.randint(_LATEST_WORDS + 1)) * STEP_S
-    target = speak(speech, onset_s, stream)
+    target = speak(speech, VOICE_CLIP_S, stream)
     target[: samples_of(VOICE_CLIP_S)] = clip
     loud = levelled(target, stream)
     cloning = kind == "voice_speech"
