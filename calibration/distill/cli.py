@@ -95,6 +95,7 @@ def distill(
     save_every: Annotated[
         float, typer.Option(help="Seconds of training that a kill may lose.", min=0)
     ] = 300.0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the student that is at OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of prompts, noise and batches.", min=0)] = 0,
     work: Annotated[
         Path | None, typer.Option(help="Trajectories, states, logs; OUT.work if not given.")
@@ -160,6 +161,7 @@ def distill(
             upstream=upstream,
             synchformer=synchformer,
             synchformer_heads=synchformer_heads,
+            overwrite=overwrite,
             work=work,
             training=training,
             cache=CacheOptions(

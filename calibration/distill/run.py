@@ -14,12 +14,12 @@ from omni_rt.calibration.distill.binding import bind
 from omni_rt.calibration.distill.cache import Cache, Teacher, cache_facts, fill
 from omni_rt.calibration.distill.devices import Devices, these_devices
 from omni_rt.calibration.distill.encoder import encoder_bundle, stages_of
-from omni_rt.calibration.distill.files import source_files
+from omni_rt.calibration.distill.files import CONFIG_FILE, source_files
 from omni_rt.calibration.distill.lighten import lighten
 from omni_rt.calibration.distill.lora import merged
 from omni_rt.calibration.distill.objective import Lessons, velocity_of
 from omni_rt.calibration.distill.options import DistillOptions, TrainingOptions
-from omni_rt.calibration.distill.requests import Requests
+from omni_rt.calibration.distill.requests import Requests, read_captions
 from omni_rt.calibration.distill.shards import Pair, Shard, pairs_of
 from omni_rt.calibration.distill.stages import train
 from omni_rt.calibration.distill.student import write_student
@@ -67,7 +67,8 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
 
     Raises ExportError, before anything long begins, for what is wrong with sources or options.
     """
-    check_target(options.out, 0, overwrite=False)
+    check_target(options.out, 0, options.overwrite, holds=CONFIG_FILE)
+    captions = read_captions(options.cache.captions)
     optimisers(options.training.optimiser)
     work = options.work or options.out.with_name(f"{options.out.name}.work")
     devices = these_devices()
@@ -78,7 +79,7 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
         source.model.dit, bf16=options.training.bf16, checkpointing=options.training.checkpointing
     )
     teacher = Teacher.of(source.model, devices.device)
-    shards = _trajectories(options, source, teacher, work, devices, tell)
+    shards = _trajectories(options, captions, source, teacher, work, devices, tell)
     taught, held_out = shards[:-1] or shards, shards[-1:] if len(shards) > 1 else []
     facts = _run_facts(options, source)
     bind(work / "run.json", facts, what="training")
@@ -112,6 +113,7 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
             _weights(teacher.dit, values, source, options.training),
             grid=nodes,
             record={**facts, **errors},
+            overwrite=options.overwrite,
         )
     devices.wait()
     return found
@@ -140,6 +142,7 @@ def _open(files: ExportOptions, tell: Tell) -> _Source:
 
 def _trajectories(
     options: DistillOptions,
+    captions: tuple[str, ...],
     source: _Source,
     teacher: Teacher,
     work: Path,
@@ -151,7 +154,12 @@ def _trajectories(
         encoder_bundle(options.bundle, source.files, sha256=source.sha256, tell=tell)
     devices.wait()
     bundle = encoder_bundle(options.bundle, source.files, sha256=source.sha256, tell=tell)
-    requests = Requests(dims=bundle.manifest.dims, stages=stages_of(bundle), options=options.cache)
+    requests = Requests(
+        dims=bundle.manifest.dims,
+        stages=stages_of(bundle),
+        options=options.cache,
+        captions=captions,
+    )
     facts = cache_facts(options.cache, requests, sha256=source.sha256, bf16=options.training.bf16)
     cache = Cache(work / "cache", facts, shards=options.cache.shards)
     if cache.missing():
