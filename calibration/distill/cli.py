@@ -61,7 +61,9 @@ def distill(
     per_task: Annotated[
         int, typer.Option(help="Prompts of each task in a file, or more where kinds are.", min=1)
     ] = 4,
-    cfg_scale: Annotated[float, typer.Option(help="The teacher's guidance.")] = 7.0,
+    cfg_scale: Annotated[
+        float | None, typer.Option(help="The teacher's guidance; its own if not given, 7 or other.")
+    ] = None,
     teacher_steps: Annotated[
         int, typer.Option(help="About: as many as divide into --steps.", min=1)
     ] = 25,

@@ -27,7 +27,7 @@ class CacheOptions:
     steps: int = 8  # K: segments of a trajectory, and evaluations of the student
     shift: float = 1.0  # of the student's times
     teacher_steps: int = 25  # about: as many as divide into K
-    cfg_scale: float = 7.0
+    cfg_scale: float | None = None  # None: what the configuration tells, or 7
     shards: int = 64
     per_task: int = 4  # prompts of each task in a shard, or more where a task has more kinds
     tasks: tuple[str, ...] = ()  # none: every task that the model can do
@@ -43,7 +43,7 @@ class CacheOptions:
                 f"distill: a teacher of {self.teacher_steps} steps has nothing to teach a student "
                 f"of {self.steps}"
             )
-        if not math.isfinite(self.cfg_scale):
+        if self.cfg_scale is not None and not math.isfinite(self.cfg_scale):
             raise ExportError(f"distill: cfg_scale must be a finite number, got {self.cfg_scale}")
         unknown = [task for task in self.tasks if task not in _TASKS]
         if unknown:
@@ -53,6 +53,12 @@ class CacheOptions:
         for name in ("shards", "per_task"):
             if getattr(self, name) < 1:
                 raise ExportError(f"distill: {name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def guidance(self) -> float:
+        """The teacher's; a run puts its configuration's here if none was given."""
+        assert self.cfg_scale is not None
+        return self.cfg_scale
 
     @property
     def nodes(self) -> tuple[float, ...]:

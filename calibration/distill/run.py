@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from omni_rt.calibration.distill.training import optimisers
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from omni_rt.export.config import read_config
+from omni_rt.export.guidance import guidance_of
 from omni_rt.export.pack import check_target
 from omni_rt.export.reference.dit import DiT
 from omni_rt.export.reference.model import DIT, AudioOmni, checked_tensors, load_reference
@@ -75,6 +76,9 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
     tell = tell if devices.rank == 0 else _silent
     work.mkdir(parents=True, exist_ok=True)
     source = _open(source_files(options, out=work / "encoder"), tell)
+    if options.cache.cfg_scale is None:
+        own = guidance_of(source.raw_config)
+        options = replace(options, cache=replace(options.cache, cfg_scale=own))
     lighten(
         source.model.dit, bf16=options.training.bf16, checkpointing=options.training.checkpointing
     )
@@ -175,7 +179,7 @@ def _run_facts(options: DistillOptions, source: _Source) -> dict[str, object]:
     how = {k: v for k, v in asdict(options.training).items() if k not in _NO_MATTER}
     return {
         "teacher": source.sha256,
-        "cfg_scale": options.cache.cfg_scale,
+        "cfg_scale": options.cache.guidance,
         "grid": list(options.cache.nodes),
         "shards": options.cache.shards,
         "seed": options.cache.seed,

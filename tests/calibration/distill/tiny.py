@@ -63,7 +63,14 @@ def teacher_of(folder: Path) -> Teacher:
 
 
 def requests(**options: Any) -> Requests:
-    given = {"steps": 2, "teacher_steps": 4, "per_task": 1, "tasks": ("T2A",), **options}
+    given = {
+        "cfg_scale": 7.0,
+        "steps": 2,
+        "teacher_steps": 4,
+        "per_task": 1,
+        "tasks": ("T2A",),
+        **options,
+    }
     dims = dims_of(tiny_sizes())
     asked = CacheOptions(**given)
     captions = read_captions(asked.captions)
