@@ -38,7 +38,10 @@ def quantise(
         int, typer.Option(help="Of these, cases that are observed over all steps.", min=1)
     ] = 4,
     steps: Annotated[int, typer.Option(help="Steps of those, and up to four more.", min=1)] = 12,
-    cfg_scale: Annotated[float, typer.Option(help="Guidance to observe and certify at.")] = 7.0,
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(help="Guidance to observe and certify at; the bundle's if not given."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the cases and their noise.", min=0)] = 0,
     audio: Annotated[
         Path | None, typer.Option(help="Folder of your own sounds to use for the cases.")

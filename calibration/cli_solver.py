@@ -32,7 +32,8 @@ def fit_solver(
     cfg: Annotated[
         list[float] | None,
         typer.Option(
-            help="Guidance to fit at, repeatable; 7 if not given. One plan holds rows for several."
+            help="Guidance to fit at, repeatable; the bundle's own if not given. One plan holds "
+            "rows for several."
         ),
     ] = None,
     grid: Annotated[
@@ -88,7 +89,7 @@ def fit_solver(
         options = FitOptions(
             bundle=bundle,
             out=out,
-            cfg_scales=tuple(cfg or (7.0,)),
+            cfg_scales=tuple(cfg or ()),
             settings=FitSettings(
                 steps=_counts(steps),
                 spacings=_spacings(grid),

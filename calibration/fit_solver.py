@@ -27,7 +27,7 @@ class FitOptions:
 
     bundle: Path
     out: Path | None = None  # None: the bundle itself
-    cfg_scales: tuple[float, ...] = (7.0,)
+    cfg_scales: tuple[float, ...] = ()  # none: the bundle's own
     settings: FitSettings = field(default_factory=FitSettings)
     trajectories: int = 16  # cases that rows are fitted to
     held_out: int = 8  # cases that they are judged by
@@ -73,7 +73,7 @@ def fit_solver(options: FitOptions, *, progress: Progress = lambda _: None) -> t
 
 
 def _check_guidance(scales: Sequence[float]) -> None:
-    if not scales or not all(math.isfinite(scale) for scale in scales):
+    if not all(math.isfinite(scale) for scale in scales):
         raise RequestError(f"guidance must be finite numbers, got {list(scales)}")
 
 
@@ -109,7 +109,7 @@ def _outcomes(
             CaseFields(session, pool, those) for those in (cases.fitted, cases.held_out)
         )
     found: list[Outcome] = []
-    for scale in dict.fromkeys(options.cfg_scales):
+    for scale in dict.fromkeys(options.cfg_scales or (bundle.guidance(None),)):
         found += fit_at(
             fitted.at(scale),
             held_out.at(scale),

@@ -48,7 +48,7 @@ class QuantiseOptions:
     per_task: int = 16  # observed cases of each task: most for their words
     sampled: int = 4  # of these, so many through all steps
     steps: int = 12  # of each such trajectory, and up to four more
-    cfg_scale: float = 7.0
+    cfg_scale: float | None = None  # None: the bundle's own
     seed: int = 0
     audio: Path | None = None  # the user's sounds instead of procedural ones
     ranges: Path | None = None  # where observed ranges are kept; beside `out` if not given
@@ -111,7 +111,7 @@ def round_bundle(
             inputs=inputs.digest,
             cases=held_out.cases,
             steps=options.certify_steps,
-            cfg_scale=options.cfg_scale,
+            cfg_scale=bundle.guidance(options.cfg_scale),
             sensitivity=sensitivity,
         )
         pairs = certify(draft, certification, progress)
@@ -133,7 +133,7 @@ def observed_ranges(
         path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
         sampled=options.sampled,
         steps=options.steps,
-        cfg_scale=options.cfg_scale,
+        cfg_scale=bundle.guidance(options.cfg_scale),
         progress=progress,
     )
     return formats, ranges
@@ -159,14 +159,19 @@ def _searched(
         for case in cases.values():
             progress(f"recording {case.name}")
             recorder.case = case.name
-            run_case(session, case, plan=f"euler-{options.steps}", cfg_scale=options.cfg_scale)
+            run_case(
+                session,
+                case,
+                plan=f"euler-{options.steps}",
+                cfg_scale=bundle.guidance(options.cfg_scale),
+            )
     return search(
         recorder.stage("dit_step"),
         recipes.smoothings["dit_step"],
         recorder.calls("dit_step"),
         recipe.format,
         budget=budget,
-        cfg_scale=options.cfg_scale,
+        cfg_scale=bundle.guidance(options.cfg_scale),
         progress=progress,
     )
 

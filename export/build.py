@@ -20,6 +20,7 @@ from omni_rt.export.bundle_plans import model_of, put_plans
 from omni_rt.export.checkpoint import LazyTensor, provenance
 from omni_rt.export.contract import MODEL_STAGES, SYNCHFORMER, THINKER, dims_of
 from omni_rt.export.graphs import OPSET, Stage, finite, write_graph
+from omni_rt.export.guidance import guidance_of
 from omni_rt.export.pack import list_files, new_directory
 from omni_rt.export.parity_files import Progress, write_parity
 from omni_rt.export.reference.model import CONDITIONERS
@@ -71,6 +72,7 @@ def export_bundle(options: ExportOptions, *, progress: Progress = lambda _: None
             parity=parity,
             plans={},
             default_plan="euler-100" if student is None else student.name,
+            default_guidance=guidance_of(sources.raw_config) if student is None else CFG_SCALE,
             files=list_files(draft),
             weights_licence=options.licence,
             provenance=_provenance(sources),

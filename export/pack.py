@@ -14,27 +14,30 @@ from omni_rt.manifest import MANIFEST, FileSpec
 
 
 @contextmanager
-def new_directory(target: Path, *, needed_bytes: int, overwrite: bool) -> Iterator[Path]:
+def new_directory(
+    target: Path, *, needed_bytes: int, overwrite: bool, holds: str = MANIFEST
+) -> Iterator[Path]:
     """A directory to fill; becomes `target` at the end, or vanishes with any error or Ctrl-C.
 
     Raises ExportError if `target` is there already (unless `overwrite`, and then only in place of
-    another bundle), its parent is missing, or the disk has less than `needed_bytes` left.
+    one that `holds` this file too), its parent is missing, or the disk has less than `needed_bytes`
+    left.
     """
-    check_target(target, needed_bytes, overwrite)
+    check_target(target, needed_bytes, overwrite, holds=holds)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         yield draft
         draft.chmod(0o755)
-        _put_in_place(draft, target, overwrite)
+        _put_in_place(draft, target, overwrite, holds)
     except OSError as error:
         raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
-    """Rename, with the bundle that was there aside until the new one is in its place."""
-    _check_free(target, overwrite)  # somebody may have put something there meanwhile
+def _put_in_place(draft: Path, target: Path, overwrite: bool, holds: str) -> None:
+    """Rename, with what was there aside until the new one is in its place."""
+    _check_free(target, overwrite, holds)  # somebody may have put something there meanwhile
     if not target.exists():
         draft.rename(target)
         return
@@ -48,21 +51,23 @@ def _put_in_place(draft: Path, target: Path, overwrite: bool) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _check_free(target: Path, overwrite: bool) -> None:
+def _check_free(target: Path, overwrite: bool, holds: str) -> None:
     if target.is_symlink():
         raise ExportError(f"{target} is a link: give the directory itself")
     if target.exists():
         if not overwrite:
             raise ExportError(f"{target} is there already: remove it, or pass --overwrite")
-        if not (target / MANIFEST).is_file():
-            raise ExportError(f"{target} is no bundle: it will not be overwritten")
+        if not (target / holds).is_file():
+            raise ExportError(f"{target} holds no {holds}: it will not be overwritten")
 
 
-def check_target(target: Path, needed_bytes: int, overwrite: bool) -> None:
+def check_target(
+    target: Path, needed_bytes: int, overwrite: bool, *, holds: str = MANIFEST
+) -> None:
     """Raise ExportError for a directory that `new_directory` would not make."""
     if not target.parent.is_dir():
         raise ExportError(f"cannot write {target}: no folder {target.parent}")
-    _check_free(target, overwrite)
+    _check_free(target, overwrite, holds)
     free = shutil.disk_usage(target.parent).free
     if free < needed_bytes:
         raise ExportError(

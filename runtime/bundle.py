@@ -26,6 +26,7 @@ from omni_rt.manifest import (
     ThinkerDims,
     read_manifest,
 )
+from omni_rt.options import checked_guidance
 from omni_rt.plan_file import PlanFile, read_plan_file
 from omni_rt.plans import Plan
 
@@ -146,7 +147,12 @@ class Bundle:
             raise BundleError(f"plans that are named otherwise in their files: {', '.join(wrong)}")
         return files
 
-    def plan(self, name: str, *, cfg_scale: float = 7.0) -> Plan | None:
+    def guidance(self, cfg_scale: float | None) -> float:
+        """What is given, checked; for None the model's own. Raises RequestError."""
+        given = self.manifest.default_guidance if cfg_scale is None else cfg_scale
+        return checked_guidance(given)
+
+    def plan(self, name: str, *, cfg_scale: float) -> Plan | None:
         """A plan of this bundle's own, its rows for the nearest guidance; None if there is none."""
         file = self.plan_files.get(name)
         return None if file is None else file.nearest(cfg_scale)

@@ -40,7 +40,9 @@ def compare(
         typer.Argument(help="The one to judge; if not given, A is, by its reference.", metavar="B"),
     ] = None,
     plan: PlanName = None,
-    cfg_scale: Annotated[float | None, typer.Option(help="Guidance: 7 if not given.")] = None,
+    cfg_scale: Annotated[
+        float | None, typer.Option(help="Guidance: the model's own if not given.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise: 0 if not given.")] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="T2A with this, instead of requests of our own.")

@@ -50,7 +50,7 @@ Shift = Annotated[
 ]
 CfgScale = Annotated[
     float | None,
-    typer.Option(help="Guidance: 1 is none; 7 if not given, as originally, or a student's 1."),
+    typer.Option(help="Guidance: 1 is none; the bundle's own if not given, 7 officially."),
 ]
 Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]

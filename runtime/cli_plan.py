@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -13,9 +14,10 @@ from omni_rt.architecture import Architecture
 from omni_rt.bundle import Bundle
 from omni_rt.cli_options import Json
 from omni_rt.errors import RequestError
-from omni_rt.manifest import read_manifest
+from omni_rt.manifest import EngineSpec, read_manifest
 
 if TYPE_CHECKING:
+    from omni_rt.devices import Device
     from omni_rt.memory_plan import MemoryPlan
 
 
@@ -72,7 +74,9 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         omni-rt plan --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json
         --target orin-nano --memory staged
 
-        Times are lower bounds. Ends with exit status 1 if the mode would not fit.
+        Times are lower bounds. If the bundle has engines for the device, the activation memory that
+        their compiler states (of the largest profile) stands beside the estimate. Ends with exit
+        status 1 if the mode would not fit.
         """
         from omni_rt.devices import device_named
         from omni_rt.engine_pool import check_machine
@@ -85,12 +89,14 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
             job = Job(
                 plan=make_plan(solver), duration_s=seconds, rows=rows, prompt_tokens=prompt_tokens
             )
+            opened = None if bundle is None else Bundle(bundle, read_manifest(bundle))
             found = make_memory_plan(
-                _model(bundle, config, qwen_config, count_configured),
+                _model(opened, config, qwen_config, count_configured),
                 device,
                 job,
                 memory=mode,  # type: ignore[arg-type]  # checked above
                 rounded=not unrounded,
+                engines=_engines(opened, device),
             )
             if as_json:
                 terminal.print_json(found)
@@ -105,8 +111,13 @@ def _bytes(gigabytes: float) -> int:
     return round(gigabytes * 1e9)
 
 
+def _engines(bundle: Bundle | None, device: Device) -> Mapping[str, EngineSpec]:
+    built = None if bundle is None else bundle.manifest.engines.get(device.target)
+    return {} if built is None else built.stages
+
+
 def _model(
-    bundle: Path | None,
+    bundle: Bundle | None,
     config: Path | None,
     qwen_config: Path | None,
     count_configured: CountConfigured,
@@ -116,7 +127,7 @@ def _model(
     if config is not None:
         return count_configured(config, qwen_config)
     assert bundle is not None
-    return Architecture.of_bundle(Bundle(bundle, read_manifest(bundle)))
+    return Architecture.of_bundle(bundle)
 
 
 def _measured_ms(path: Path | None) -> dict[str, str]:
@@ -164,6 +175,7 @@ def _print_times(plan: MemoryPlan, measured: dict[str, str]) -> None:
 
 
 def _print_memory(plan: MemoryPlan) -> None:
+    compiled = plan.compiled_activation
     rows = [
         (
             name,
@@ -171,11 +183,16 @@ def _print_memory(plan: MemoryPlan) -> None:
             _mb(stage.memory.activation),
             _mb(stage.memory.buffers),
             _mb(stage.memory.total),
+            *([_mb(compiled[name]) if name in compiled else ""] if compiled else []),
         )
         for name, stage in plan.stages.items()
     ]
     columns = ("stage", "weights MB", "activation MB", "buffers MB", "together")
-    terminal.print_table("memory while a stage runs: an estimate", columns, rows)
+    terminal.print_table(
+        "memory while a stage runs: an estimate",
+        (*columns, "compiled: activation MB") if compiled else columns,
+        rows,
+    )
     for name, needed in plan.needed_bytes.items():
         chosen = " (this plan)" if name == plan.memory else ""
         terminal.say(f"{name}: an estimated {needed / 1e9:.2f} GB{chosen}")

@@ -18,6 +18,8 @@ _MAX_MANIFEST_BYTES = 16 << 20
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8", "int4"]
 BaseType = Literal["float32", "float16", "bfloat16"]  # of what a compiled graph does not round
 
+OFFICIAL_GUIDANCE = 7.0  # default of the original's interface (spec UPSTREAM, generate and edit)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThinkerDims:
@@ -255,6 +257,7 @@ class Manifest:
     weights_licence: str
     provenance: Mapping[str, Any]
     certificate: Certificate | None = field(default=None)
+    default_guidance: float = field(default=OFFICIAL_GUIDANCE)  # 1 for a student
 
 
 def parse_manifest(raw: object) -> Manifest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from omni_rt.answering import SLICE_TOKENS
 from omni_rt.architecture import Architecture
@@ -15,6 +16,7 @@ from omni_rt.devices import Device
 from omni_rt.engine_pool import PHASES, Memory
 from omni_rt.errors import EngineError, RequestError
 from omni_rt.longform import segment_count, segment_hop
+from omni_rt.manifest import EngineSpec
 from omni_rt.options import checked_duration
 from omni_rt.plans import Plan
 from omni_rt.roofline import (
@@ -86,6 +88,7 @@ class MemoryPlan:
     segments: int
     audio_s: float  # that the request makes, all its rows together
     needed_bytes: Mapping[Memory, int]
+    compiled_activation: Mapping[str, int]  # bytes that the compiler states, of a bundle's engines
 
     @property
     def request_s(self) -> float:
@@ -94,9 +97,19 @@ class MemoryPlan:
 
 
 def make_memory_plan(
-    model: Architecture, device: Device, job: Job, *, memory: Memory, rounded: bool = True
+    model: Architecture,
+    device: Device,
+    job: Job,
+    *,
+    memory: Memory,
+    rounded: bool = True,
+    engines: Mapping[str, EngineSpec] = MappingProxyType({}),
 ) -> MemoryPlan:
-    """The estimate for a request. Raises RequestError for a duration or rows that cannot be."""
+    """The estimate for a request. Raises RequestError for a duration or rows that cannot be.
+
+    engines: by stage, what a bundle has for the device. The activations of their largest profiles
+    go beside the estimate, not into it: that is for this request, they are for any.
+    """
     dims = model.dims
     requests = attending(job.rows)
     samples = round(checked_duration(job.duration_s) * dims.sample_rate_hz)
@@ -117,6 +130,10 @@ def make_memory_plan(
         segments=segments,
         audio_s=requests * job.duration_s,
         needed_bytes=needed_bytes({name: plan.memory for name, plan in stages.items()}),
+        compiled_activation={
+            name: max(profile.activation_bytes for profile in spec.profiles)
+            for name, spec in engines.items()
+        },
     )
 
 

@@ -9,7 +9,6 @@ from omni_rt.errors import BundleError, RequestError
 from omni_rt.options import checked_guidance
 from omni_rt.plans import Model, Plan, make_plan
 
-GUIDANCE = 7.0  # the original's default
 _UNGUIDED = 1.0
 _log = logging.getLogger("omni_rt")
 
@@ -22,10 +21,8 @@ class PlanChoice:
         self._told: set[tuple[str, float | None, float]] = set()
 
     def guidance(self, cfg_scale: float | None) -> float:
-        """What is given; for None the original's default, or none for a student."""
-        if cfg_scale is None:
-            return _UNGUIDED if self._bundle.student_plans else GUIDANCE
-        return checked_guidance(cfg_scale)
+        """What is given; for None the model's own: 7 unless its configuration tells another."""
+        return self._bundle.guidance(cfg_scale)
 
     def plan(self, plan: str | Plan | None, *, cfg_scale: float) -> Plan:
         """A plan by name (the bundle's own first), its default for None, or the one given.

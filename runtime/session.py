@@ -144,8 +144,8 @@ class Session:
         how much of it remains: sampling starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ.
         duration_s: the video's, else 10, or one window if that is shorter; trimmed below one window
         (10.96 s officially), joined from segments above it (T2A, T2M, V2A, V2M). normalise: divide
-        by the peak, as the original does. plan, cfg_scale: the bundle's default and 7; a student's
-        bundle has a plan of its own and 1, and refuses others. on_step(done, total) is called after
+        by the peak, as the original does. plan, cfg_scale: the bundle's own; a student's
+        bundle refuses others. on_step(done, total) is called after
         every step; `cancel` stops within one. The same seed gives the same bits; None draws one
         (see `Audio.made`).
 
@@ -424,7 +424,7 @@ class Session:
         self.close()
 
     def guidance(self, cfg_scale: float | None = None) -> float:
-        """The guidance scale of a request: what is given, else 7, or 1 for a student's bundle."""
+        """The guidance scale of a request: what is given, else the bundle's own."""
         return self._plans.guidance(cfg_scale)
 
     def plan(self, plan: str | Plan | None = None, *, cfg_scale: float | None = None) -> Plan:

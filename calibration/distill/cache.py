@@ -80,7 +80,7 @@ def cache_facts(options: CacheOptions, requests: Requests, *, sha256: str, bf16:
         "checkpoint": sha256,
         "grid": list(options.nodes),
         "teacher": nested_plan(options.nodes, options.teacher_steps).name,
-        "cfg_scale": options.cfg_scale,
+        "cfg_scale": options.guidance,
         "bf16": bf16,
         **requests.facts(),
     }
@@ -128,7 +128,7 @@ def trajectories(
             collated(given, teacher.silence, teacher.device),
             plan,
             every=substeps(options.nodes, options.teacher_steps),
-            cfg_scale=options.cfg_scale,
+            cfg_scale=options.guidance,
         )
         for case, own, states in zip(some, given, nodes.half().cpu(), strict=True):
             if not torch.isfinite(states).all():

@@ -61,7 +61,9 @@ def distill(
     per_task: Annotated[
         int, typer.Option(help="Prompts of each task in a file, or more where kinds are.", min=1)
     ] = 4,
-    cfg_scale: Annotated[float, typer.Option(help="The teacher's guidance.")] = 7.0,
+    cfg_scale: Annotated[
+        float | None, typer.Option(help="The teacher's guidance; its own if not given, 7 or other.")
+    ] = None,
     teacher_steps: Annotated[
         int, typer.Option(help="About: as many as divide into --steps.", min=1)
     ] = 25,
@@ -95,6 +97,7 @@ def distill(
     save_every: Annotated[
         float, typer.Option(help="Seconds of training that a kill may lose.", min=0)
     ] = 300.0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the student that is at OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of prompts, noise and batches.", min=0)] = 0,
     work: Annotated[
         Path | None, typer.Option(help="Trajectories, states, logs; OUT.work if not given.")
@@ -160,6 +163,7 @@ def distill(
             upstream=upstream,
             synchformer=synchformer,
             synchformer_heads=synchformer_heads,
+            overwrite=overwrite,
             work=work,
             training=training,
             cache=CacheOptions(

@@ -28,7 +28,7 @@ def source_files(options: DistillOptions, *, out: Path) -> ExportOptions:
     Raises ExportError if the model or its configuration is not there.
     """
     given = options.checkpoint
-    folder = given if given.is_dir() else None
+    folder = _folder_of(given)
     return ExportOptions(
         config=options.config or _needed(folder, (CONFIG_FILE,), "--config FILE"),
         checkpoint=given if folder is None else _needed(folder, _MODELS, "--checkpoint FILE"),
@@ -40,6 +40,13 @@ def source_files(options: DistillOptions, *, out: Path) -> ExportOptions:
         synchformer=options.synchformer or _found(folder, _SYNCHFORMERS),
         synchformer_heads=options.synchformer_heads,
     )
+
+
+def _folder_of(checkpoint: Path) -> Path | None:
+    """The checkpoint if it is a folder, None for a file. Raises ExportError if it is neither."""
+    if not checkpoint.exists():
+        raise ExportError(f"distill: no checkpoint at {checkpoint}")
+    return checkpoint if checkpoint.is_dir() else None
 
 
 def _found(folder: Path | None, names: Sequence[str]) -> Path | None:
@@ -65,7 +72,7 @@ def configured_sizes(checkpoint: Path | None, config: Path | None) -> ModelSizes
         if config is None:
             raise ExportError("distill: give --config FILE, or --checkpoint")
         return sizes_for(read_config(config)[0])
-    folder = checkpoint if checkpoint.is_dir() else None
+    folder = _folder_of(checkpoint)
     path = config or _needed(folder, (CONFIG_FILE,), "--config FILE")
     model = checkpoint if folder is None else _needed(folder, _MODELS, "--checkpoint FILE")
     return checked_tensors(read_config(path)[0], open_checkpoint(model).model)[0]

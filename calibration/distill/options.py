@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from omni_rt.errors import ExportError
 from omni_rt.plans import uniform_grid
+from omni_rt.tasks import EDITING, GENERATION
 
 Optimiser = Literal["adamw", "adamw8bit"]
 OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "adamw8bit")
@@ -15,6 +17,7 @@ OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "adamw8bit")
 LORA_RANK = 64
 _FULL_RATE, _LORA_RATE = 1e-5, 1e-4
 _MOST_STEPS = 64
+_TASKS = tuple(request.task for request in (*GENERATION, *EDITING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +27,7 @@ class CacheOptions:
     steps: int = 8  # K: segments of a trajectory, and evaluations of the student
     shift: float = 1.0  # of the student's times
     teacher_steps: int = 25  # about: as many as divide into K
-    cfg_scale: float = 7.0
+    cfg_scale: float | None = None  # None: what the configuration tells, or 7
     shards: int = 64
     per_task: int = 4  # prompts of each task in a shard, or more where a task has more kinds
     tasks: tuple[str, ...] = ()  # none: every task that the model can do
@@ -40,9 +43,22 @@ class CacheOptions:
                 f"distill: a teacher of {self.teacher_steps} steps has nothing to teach a student "
                 f"of {self.steps}"
             )
+        if self.cfg_scale is not None and not math.isfinite(self.cfg_scale):
+            raise ExportError(f"distill: cfg_scale must be a finite number, got {self.cfg_scale}")
+        unknown = [task for task in self.tasks if task not in _TASKS]
+        if unknown:
+            raise ExportError(
+                f"distill: no task {', '.join(unknown)}; there are {', '.join(_TASKS)}"
+            )
         for name in ("shards", "per_task"):
             if getattr(self, name) < 1:
                 raise ExportError(f"distill: {name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def guidance(self) -> float:
+        """The teacher's; a run puts its configuration's here if none was given."""
+        assert self.cfg_scale is not None
+        return self.cfg_scale
 
     @property
     def nodes(self) -> tuple[float, ...]:
@@ -72,6 +88,12 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ExportError(f"distill: {name} must be at least 1, got {value}")
+        if not (math.isfinite(self.peak_rate) and self.peak_rate > 0):
+            raise ExportError(f"distill: rate must be a number above 0, got {self.rate}")
+        if not (math.isfinite(self.save_every_s) and self.save_every_s >= 0):
+            raise ExportError(f"distill: save_every must be seconds, got {self.save_every_s}")
+        if not 0 <= self.ema_decay < 1:
+            raise ExportError(f"distill: ema_decay must be 0 to below 1, got {self.ema_decay}")
         if self.tracking_steps < 0:
             raise ExportError(f"distill: tracking_steps must not be below 0: {self.tracking_steps}")
         if self.optimiser not in OPTIMISERS:
@@ -101,6 +123,7 @@ class DistillOptions:
     vocabulary: Path | None = None
     synchformer: Path | None = None
     synchformer_heads: int = 12
+    overwrite: bool = False  # a student that is at `out`
     work: Path | None = None  # the cache and the states of training; None: OUT.work
     cache: CacheOptions = CacheOptions()
     training: TrainingOptions = TrainingOptions()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from omni_rt.calibration.case import Case, case_of, stream_of
@@ -27,11 +27,7 @@ class Requests:
     dims: Dims
     stages: Collection[str]  # what the encoder has: else a task is left out
     options: CacheOptions
-    captions: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Raises ExportError for captions that cannot be read, or a file without any."""
-        object.__setattr__(self, "captions", _captions(self.options.captions))
+    captions: tuple[str, ...] = ()  # for T2A and T2M instead of ours
 
     def facts(self) -> dict[str, object]:
         """What pins the requests of every shard."""
@@ -81,7 +77,8 @@ class Requests:
                 yield case_of(f"{task}/{i}", {"prompt": prompt}, seed=seed)
 
 
-def _captions(path: Path | None) -> tuple[str, ...]:
+def read_captions(path: Path | None) -> tuple[str, ...]:
+    """One a line. Raises ExportError for a file that cannot be read, or that holds none."""
     if path is None:
         return ()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from omni_rt.calibration.distill.binding import bind
 from omni_rt.calibration.distill.cache import Cache, Teacher, cache_facts, fill
 from omni_rt.calibration.distill.devices import Devices, these_devices
 from omni_rt.calibration.distill.encoder import encoder_bundle, stages_of
-from omni_rt.calibration.distill.files import source_files
+from omni_rt.calibration.distill.files import CONFIG_FILE, source_files
 from omni_rt.calibration.distill.lighten import lighten
 from omni_rt.calibration.distill.lora import merged
 from omni_rt.calibration.distill.objective import Lessons, velocity_of
 from omni_rt.calibration.distill.options import DistillOptions, TrainingOptions
-from omni_rt.calibration.distill.requests import Requests
+from omni_rt.calibration.distill.requests import Requests, read_captions
 from omni_rt.calibration.distill.shards import Pair, Shard, pairs_of
 from omni_rt.calibration.distill.stages import train
 from omni_rt.calibration.distill.student import write_student
@@ -28,6 +28,7 @@ from omni_rt.calibration.distill.training import optimisers
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import Checkpoint, LazyTensor, open_checkpoint
 from omni_rt.export.config import read_config
+from omni_rt.export.guidance import guidance_of
 from omni_rt.export.pack import check_target
 from omni_rt.export.reference.dit import DiT
 from omni_rt.export.reference.model import DIT, AudioOmni, checked_tensors, load_reference
@@ -67,18 +68,22 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
 
     Raises ExportError, before anything long begins, for what is wrong with sources or options.
     """
-    check_target(options.out, 0, overwrite=False)
+    check_target(options.out, 0, options.overwrite, holds=CONFIG_FILE)
+    captions = read_captions(options.cache.captions)
     optimisers(options.training.optimiser)
     work = options.work or options.out.with_name(f"{options.out.name}.work")
     devices = these_devices()
     tell = tell if devices.rank == 0 else _silent
     work.mkdir(parents=True, exist_ok=True)
     source = _open(source_files(options, out=work / "encoder"), tell)
+    if options.cache.cfg_scale is None:
+        own = guidance_of(source.raw_config)
+        options = replace(options, cache=replace(options.cache, cfg_scale=own))
     lighten(
         source.model.dit, bf16=options.training.bf16, checkpointing=options.training.checkpointing
     )
     teacher = Teacher.of(source.model, devices.device)
-    shards = _trajectories(options, source, teacher, work, devices, tell)
+    shards = _trajectories(options, captions, source, teacher, work, devices, tell)
     taught, held_out = shards[:-1] or shards, shards[-1:] if len(shards) > 1 else []
     facts = _run_facts(options, source)
     bind(work / "run.json", facts, what="training")
@@ -112,6 +117,7 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
             _weights(teacher.dit, values, source, options.training),
             grid=nodes,
             record={**facts, **errors},
+            overwrite=options.overwrite,
         )
     devices.wait()
     return found
@@ -140,6 +146,7 @@ def _open(files: ExportOptions, tell: Tell) -> _Source:
 
 def _trajectories(
     options: DistillOptions,
+    captions: tuple[str, ...],
     source: _Source,
     teacher: Teacher,
     work: Path,
@@ -151,7 +158,12 @@ def _trajectories(
         encoder_bundle(options.bundle, source.files, sha256=source.sha256, tell=tell)
     devices.wait()
     bundle = encoder_bundle(options.bundle, source.files, sha256=source.sha256, tell=tell)
-    requests = Requests(dims=bundle.manifest.dims, stages=stages_of(bundle), options=options.cache)
+    requests = Requests(
+        dims=bundle.manifest.dims,
+        stages=stages_of(bundle),
+        options=options.cache,
+        captions=captions,
+    )
     facts = cache_facts(options.cache, requests, sha256=source.sha256, bf16=options.training.bf16)
     cache = Cache(work / "cache", facts, shards=options.cache.shards)
     if cache.missing():
@@ -167,7 +179,7 @@ def _run_facts(options: DistillOptions, source: _Source) -> dict[str, object]:
     how = {k: v for k, v in asdict(options.training).items() if k not in _NO_MATTER}
     return {
         "teacher": source.sha256,
-        "cfg_scale": options.cache.cfg_scale,
+        "cfg_scale": options.cache.guidance,
         "grid": list(options.cache.nodes),
         "shards": options.cache.shards,
         "seed": options.cache.seed,

@@ -36,12 +36,13 @@ def write_student(
     *,
     grid: tuple[float, ...],
     record: Mapping[str, object],
+    overwrite: bool = False,
 ) -> Path:
     """Write the folder `out`, whole or not at all.
 
     trained: the transformer's new weights by their names in it; every other tensor is the
     teacher's. Each is stored in its type in the teacher's file. Raises ExportError if `out` is
-    there or the disk is full.
+    there (unless `overwrite`, and then only in place of a checkpoint) or the disk is full.
     """
     tensors = {**checkpoint.model, **{THINKER + k: v for k, v in checkpoint.thinker.items()}}
     needed = sum(_MOST_BYTES * math.prod(tensor.shape) for tensor in tensors.values())
@@ -50,7 +51,7 @@ def write_student(
         KEY: to_json(StudentSpec.on(grid)),
         _RECORD: dict(record),
     }
-    with new_directory(out, needed_bytes=needed, overwrite=False) as draft:
+    with new_directory(out, needed_bytes=needed, overwrite=overwrite, holds=CONFIG_FILE) as draft:
         text = json.dumps(config, indent=1) + "\n"
         (draft / CONFIG_FILE).write_text(text, encoding="utf-8")
         whole = {}

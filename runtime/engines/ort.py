@@ -25,10 +25,9 @@ def load_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
 def load_cuda_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
     """A stage in ONNX Runtime on the first CUDA device; operators it lacks run on the processor.
 
-    Raises BundleError, or EngineError also if the machine cannot use CUDA: a graph never runs on
-    the processor as a whole instead.
+    The registry asks `check_cuda` first: a graph never runs on the processor as a whole instead.
+    Raises BundleError or EngineError.
     """
-    check_cuda()
     spec = bundle.graph(stage)
     return OrtEngine(bundle.path(spec.path), spec, threads=threads, provider=CUDA)
 

@@ -40,11 +40,11 @@ def test_cases_are_of_every_task_and_held_out_ones_are_others(
     assert not {one.seed for one in found.fitted} & {one.seed for one in found.held_out}
 
 
-@pytest.mark.parametrize(("fitted", "held_out"), [(0, 8), (8, 0), (-1, 1)])
-def test_no_cases_are_one_error(
+@pytest.mark.parametrize(("fitted", "held_out"), [(0, 8), (8, 0), (-1, 1), (10**11, 8)])
+def test_no_cases_or_too_many_are_one_error(
     packaged: Bundle, tmp_path: Path, fitted: int, held_out: int
 ) -> None:
-    with pytest.raises(ExportError, match="at least one of"):
+    with pytest.raises(ExportError, match="takes 1 to 256"):
         solver_cases(
             packaged, fitted=fitted, held_out=held_out, seed=0, audio=None, folder=tmp_path
         )

@@ -211,10 +211,10 @@ def test_a_bundle_hands_out_its_files(directory: Path, manifest: Manifest) -> No
     assert bundle.empty_transcript.shape == (1, 3, 8)
     assert np.array_equal(bundle.parity("context")["x"], np.arange(4.0))
     assert list(bundle.plan_files) == ["own-3"]
-    plan = bundle.plan("own-3")
+    plan = bundle.plan("own-3", cfg_scale=7)
     assert plan is not None
     assert plan.evaluations == 3
-    assert bundle.plan("other") is None
+    assert bundle.plan("other", cfg_scale=7) is None
 
 
 @pytest.mark.parametrize("content", ['["a"]', '{"a": 1}', "null"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ from typer.testing import CliRunner, Result
 from omni_rt import bench, latency, miniature
 from omni_rt.cli import app
 from omni_rt.export.cli import commands
+from omni_rt.manifest import (
+    EngineSpec,
+    ProfileSpec,
+    TargetEngines,
+    read_manifest,
+    write_manifest,
+)
 from tests.runtime.test_latency import report
 from tests.runtime.tiny_bundle import write_tiny_bundle
 
@@ -36,6 +45,25 @@ def test_a_plan_as_json_has_every_stage_and_both_modes() -> None:
     assert set(told["needed_bytes"]) == {"resident", "staged"}
     assert told["stages"]["dit_step"]["calls"] == 100 * told["segments"]
     assert told["stages"]["thinker_cond"]["cost"]["format"] == "int4"
+
+
+def test_a_bundle_with_engines_shows_what_their_compiler_states(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(miniature(), bundle)
+    manifest = read_manifest(bundle)
+    spec = EngineSpec(
+        path=manifest.constants, graph="g", base_type="float16",
+        profiles=(ProfileSpec(sizes={}, activation_bytes=12_345_678),),
+        weight_bytes=1, build_s=1.0, build_peak_rss_bytes=1,
+        rounded_products=0, fused_attentions=0, attentions=0, signature="",
+    )  # fmt: skip
+    engines = TargetEngines(
+        library="tensorrt_rtx", version="1", compute_capability="8.9", stages={"dit_step": spec}
+    )
+    write_manifest(replace(manifest, engines={"rtx4090": engines}), bundle)
+    shown = run("plan", bundle, "--target", "rtx4090")
+    assert "12.3" in shown.stdout, shown.stderr
+    assert "compiled" not in run("plan", bundle, "--target", "orin").stdout
 
 
 def test_a_mode_that_cannot_fit_ends_with_one_line() -> None:

@@ -9,6 +9,7 @@ import pytest
 from omni_rt.devices import DEVICES
 from omni_rt.engine_pool import PHASES, Memory
 from omni_rt.errors import EngineError, RequestError
+from omni_rt.manifest import EngineSpec, ProfileSpec
 from omni_rt.memory_plan import (
     CONTEXT_BYTES,
     Job,
@@ -115,3 +116,15 @@ def test_every_stage_has_a_phase_and_large_ones_share_none() -> None:
     for i, one in enumerate(large):
         for other in large[i + 1 :]:
             assert not PHASES[one] & PHASES[other], (one, other)
+
+
+def test_what_the_compiler_states_goes_beside_the_estimate() -> None:
+    spec = EngineSpec(
+        path="p", graph="g", base_type="float16",
+        profiles=tuple(ProfileSpec(sizes={}, activation_bytes=n) for n in (7, 9, 8)),
+        weight_bytes=1, build_s=1.0, build_peak_rss_bytes=1,
+        rounded_products=0, fused_attentions=0, attentions=0, signature="",
+    )  # fmt: skip
+    found = make_memory_plan(MODEL, ORIN, JOB, memory="resident", engines={"dit_step": spec})
+    assert found.compiled_activation == {"dit_step": 9}
+    assert replace(found, compiled_activation={}) == plan()

@@ -120,6 +120,15 @@ def test_rows_of_another_model_are_refused_and_how_to_fit_them_is_said(
     assert PlanChoice(bundle).plan("euler-2", cfg_scale=7).evaluations == 2
 
 
+def test_guidance_is_what_is_given_or_the_bundles_own(tiny: Bundle, tmp_path: Path) -> None:
+    assert PlanChoice(tiny).guidance(None) == 7
+    rewrite(tmp_path / "own", write_tiny_bundle(tmp_path / "own"), default_guidance=2.5)
+    choice = PlanChoice(Bundle.open(tmp_path / "own"))
+    assert (choice.guidance(None), choice.guidance(4)) == (2.5, 4)
+    with pytest.raises(RequestError, match="finite number, got nan"):
+        choice.guidance(float("nan"))
+
+
 def test_a_student_runs_its_own_plan_unguided_and_no_other(tiny: Bundle, tmp_path: Path) -> None:
     student = fitted(model_of(tiny, kind="student"), 1.0, name="student-2")
     refitted = fitted(model_of(tiny), 1.0)

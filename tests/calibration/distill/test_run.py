@@ -59,6 +59,7 @@ def test_a_run_killed_anywhere_makes_the_same_student(
     assert raw["distilled"]["cfg_scale"] == 7.0
     with pytest.raises(ExportError, match="is there already"):
         distill(options, tell=lambda _: None)
+    assert distill(replace(options, overwrite=True), tell=lambda _: None) == again
     elsewhere = replace(options, out=tmp_path / "other", work=tmp_path / "killed.work")
     changed = replace(elsewhere, training=replace(options.training, segment_steps=3))
     with pytest.raises(ExportError, match="segment_steps was 2, now 3"):
@@ -98,16 +99,23 @@ def test_a_dry_run_needs_a_configuration_alone(tmp_path: Path) -> None:
         ([], "give --checkpoint and --out"),
         (["--dry-run"], "give --config FILE, or --checkpoint"),
         (["--checkpoint", "{here}", "--out", "{here}/o"], "no model.safetensors or model.ckpt in"),
-        (
-            ["--checkpoint", "{here}/model", "--out", "{here}/o"],
-            "give --qwen|give --bundle|--config",
-        ),
+        (["--checkpoint", "{here}/config.json", "--out", "{here}/o"], "give --config FILE"),
+        (["--checkpoint", "{here}/none", "--out", "{here}/o"], "no checkpoint at"),
+        (["--checkpoint", "{here}/none", "--dry-run"], "no checkpoint at"),
+        (["--checkpoint", "x", "--out", "{here}"], "is there already"),
+        (["--checkpoint", "x", "--out", "{here}/c", "--overwrite"], "holds no config.json"),
+        (["--checkpoint", "x", "--out", "y", "--captions", "{here}/no"], "cannot read captions"),
+        (["--checkpoint", "x", "--out", "y", "--tasks", "T2A,t2m"], "no task t2m; there are T2A"),
+        (["--checkpoint", "x", "--out", "y", "--cfg-scale", "inf"], "cfg_scale must be a finite"),
+        (["--checkpoint", "x", "--out", "y", "--rate", "nan"], "rate must be a number above 0"),
+        (["--dry-run", "--save-every", "inf"], "save_every must be seconds"),
         (["--optimiser", "sgd"], "optimiser must be one of adamw, adamw8bit"),
         (["--checkpoint", "x", "--out", "y", "--steps", "30"], "has nothing to teach"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config()))
+    (tmp_path / "c").mkdir()
     given = [argument.replace("{here}", str(tmp_path)) for argument in arguments]
     result = CliRunner().invoke(_APP, given)
     assert result.exit_code == 1

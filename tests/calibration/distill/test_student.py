@@ -163,7 +163,7 @@ def test_what_it_was_not_taught_is_refused(bundle: Path) -> None:
 
 def test_its_plan_is_bound_to_its_weights(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    assert opened.manifest.default_plan == "student-4"
+    assert (opened.manifest.default_plan, opened.manifest.default_guidance) == ("student-4", 1.0)
     assert opened.student_plans == ("student-4",)
     model = opened.plan_files["student-4"].model
     assert model is not None

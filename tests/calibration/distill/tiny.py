@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omni_rt.calibration.distill.cache import Teacher
 from omni_rt.calibration.distill.options import CacheOptions
-from omni_rt.calibration.distill.requests import Requests
+from omni_rt.calibration.distill.requests import Requests, read_captions
 from omni_rt.calibration.distill.shards import Pair
 from omni_rt.calibration.distill.tokens import Silence, Tokens
 from omni_rt.export.checkpoint import open_checkpoint
@@ -63,9 +63,18 @@ def teacher_of(folder: Path) -> Teacher:
 
 
 def requests(**options: Any) -> Requests:
-    given = {"steps": 2, "teacher_steps": 4, "per_task": 1, "tasks": ("T2A",), **options}
+    given = {
+        "cfg_scale": 7.0,
+        "steps": 2,
+        "teacher_steps": 4,
+        "per_task": 1,
+        "tasks": ("T2A",),
+        **options,
+    }
     dims = dims_of(tiny_sizes())
-    return Requests(dims=dims, stages=(), options=CacheOptions(**given))
+    asked = CacheOptions(**given)
+    captions = read_captions(asked.captions)
+    return Requests(dims=dims, stages=(), options=asked, captions=captions)
 
 
 def session_without_thinker() -> Any:
