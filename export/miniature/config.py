@@ -19,6 +19,7 @@ WIDTH, DEPTH, HEADS = 256, 3, 4
 COND_WIDTH = 128
 HIDDEN_WIDTH = 128
 CONTEXT_TOKENS = 192
+GUIDANCE = 3.0  # by validation (docs/MINIATURE.md)
 THINKER_LAYER = -2  # whose states condition the transformer, from the last
 SYNC_WIDTH, SYNC_ROWS, SYNC_TOKENS = 32, 40, 20  # 5 segments of 8 tubelets in 2 s of video
 MEL_BANDS, N_FFT, HOP_SAMPLES = 80, 1024, 1024
@@ -90,6 +91,7 @@ def miniature_config() -> dict[str, Any]:
         "sample_rate": RATE_HZ,
         "video_fps": 5,
         "audio_channels": 2,
+        "guidance": GUIDANCE,
         "model": {
             "pretransform": {"type": "autoencoder", "iterate_batch": True, "config": autoencoder},
             "conditioning": {"configs": conditioners, "cond_dim": COND_WIDTH},

@@ -32,21 +32,21 @@ AUDIO_KINDS = tuple(kind for kind in KINDS if kind not in QUESTION_KINDS)
 
 # How often a kind is drawn to train on: edits and speech, the hardest, are more than half.
 AUDIO_WEIGHTS: Mapping[str, float] = {
-    "note": 0.09,
-    "chirp": 0.05,
-    "clicks": 0.06,
-    "noise": 0.04,
-    "chord": 0.07,
-    "arpeggio": 0.07,
-    "add": 0.10,
-    "remove": 0.11,
-    "extract": 0.11,
-    "style": 0.10,
-    "speech": 0.20,
-    "voice_speech": 0.07,
-    "voice_conversion": 0.07,
-    "flashes": 0.04,
-    "scene": 0.02,
+    "note": 0.07,
+    "chirp": 0.04,
+    "clicks": 0.05,
+    "noise": 0.03,
+    "chord": 0.06,
+    "arpeggio": 0.06,
+    "add": 0.08,
+    "remove": 0.1,
+    "extract": 0.1,
+    "style": 0.09,
+    "speech": 0.16,
+    "voice_speech": 0.06,
+    "voice_conversion": 0.06,
+    "flashes": 0.03,
+    "scene": 0.01,
 }
 QUESTION_WEIGHTS: Mapping[str, float] = dict.fromkeys(QUESTION_KINDS, 1.0)
 
