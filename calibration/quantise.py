@@ -230,6 +230,7 @@ def write_rounded(
         plans={},
         files=list_files(draft),
         certificate=None,
+        presets=None,
         provenance={
             **bundle.manifest.provenance,
             "quantised": {"omni_rt": omni_rt.__version__, "target": target.name},
