@@ -38,7 +38,10 @@ def quantise(
         int, typer.Option(help="Of these, cases that are observed over all steps.", min=1)
     ] = 4,
     steps: Annotated[int, typer.Option(help="Steps of those, and up to four more.", min=1)] = 12,
-    cfg_scale: Annotated[float, typer.Option(help="Guidance to observe and certify at.")] = 7.0,
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(help="Guidance to observe and certify at: 7 if not given, or a student's 1."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the cases and their noise.", min=0)] = 0,
     audio: Annotated[
         Path | None, typer.Option(help="Folder of your own sounds to use for the cases.")
@@ -72,6 +75,9 @@ def quantise(
     multiplied, and chooses factors and scales from them (SmoothQuant, AWQ). Ranges are kept in a
     file after every case: an interrupted run goes on, and another target needs no new ones.
     OUT.report.html shows the certificate with plots and spectrograms.
+
+    A student is observed and certified on its own plan; --sampled, --steps, --certify-steps are a
+    teacher's.
 
     The result carries a certificate of what rounding changed, on cases of its own; a bundle that
     misses a bound is written too, but runs only with --allow-uncertified.
