@@ -135,7 +135,7 @@ class _Job:
             cases=tuple(case.name for case in cases),
             inputs=drawn.digest,
             seed=options.seed,
-            count=options.count if self._kinds else 0,
+            count=options.count if yardstick.spread.points else 0,
             spread=yardstick.spread,
             presets=presets,
         )

@@ -62,6 +62,8 @@ class Scorer:
         found = score_kind(self.session, kind, settings, lambda *_: None)
         if found.status == "failed":
             raise ExportError(f"{settings.plan.name}, {kind}: {found.reason}")
+        if found.status == "lacking":
+            self.progress(f"without {kind}: {found.reason}")
         with draft_of(path) as draft:
             draft.write_text(json.dumps(strict_json.to_json(found)) + "\n", encoding="utf-8")
         return found

@@ -56,6 +56,4 @@ def print_presets(bundle: Bundle) -> None:
 
     title = f"presets of {bundle.manifest.name}"
     terminal.print_table(title, COLUMNS, [cells(row) for row in preset_rows(bundle)])
-    record = bundle.manifest.presets
-    if record is not None:
-        terminal.say(measured_how(record))
+    terminal.say(measured_how(bundle))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from omni_rt.bundle import Bundle
 from omni_rt.plan_choice import PlanChoice
-from omni_rt.preset_record import MeasuredPreset, PresetRecord
+from omni_rt.preset_record import MeasuredPreset
 from omni_rt.presets import offered, passes, plan_named
 
 COLUMNS = (
@@ -65,7 +65,7 @@ def cells(row: PresetRow) -> tuple[str, ...]:
     default = "default" if row.default else ""
     measured = row.measured
     if measured is None:
-        return (row.preset, row.plan, str(row.passes), *["not measured"] * 4, "", default)
+        return (row.preset, row.plan, str(row.passes), *["–"] * 5, default)
     drop = measured.mean_drop
     return (
         row.preset,
@@ -85,23 +85,18 @@ def table_of(bundles: Sequence[Bundle]) -> str:
     lines = [_line(COLUMNS), "|" + "---|" * len(COLUMNS)]
     rows = [row for bundle in bundles for row in preset_rows(bundle)]
     lines += [_line(cells(row)) for row in rows]
-    notes = [note for bundle in bundles for note in (_note(bundle),)]
-    return "\n".join([*lines, "", *dict.fromkeys(notes)]) + "\n"
+    return "\n".join([*lines, "", *map(measured_how, bundles)]) + "\n"
 
 
 def _line(values: Sequence[str]) -> str:
     return f"| {' | '.join(values)} |"
 
 
-def _note(bundle: Bundle) -> str:
-    record = bundle.manifest.presets
+def measured_how(bundle: Bundle) -> str:
+    """Against what a bundle's presets were measured, on how much; or that they are not."""
+    record, name = bundle.manifest.presets, bundle.manifest.name
     if record is None:
-        return f"The presets of `{bundle.manifest.name}` are not measured yet."
-    return f"{bundle.manifest.name}: {measured_how(record)}"
-
-
-def measured_how(record: PresetRecord) -> str:
-    """One sentence: against what, on how much."""
+        return f"{name}: these presets are not measured yet."
     scores = (
         f"drop: points below faithful, mean over {len(record.spread.points)} kinds of "
         f"{record.count} examples"
@@ -110,7 +105,7 @@ def measured_how(record: PresetRecord) -> str:
     )
     teacher = "" if record.teacher is None else f" of its teacher {record.teacher}"
     return (
-        f"error: of latents, from {record.reference}{teacher} at guidance {record.cfg_scale:g} and "
+        f"{name}: error: of latents, from {record.reference}{teacher} at guidance {record.cfg_scale:g} and "
         f"equal noise, {len(record.cases)} requests; log-mel: the same of sounds; seeds: log-mel "
         f"between two seeds; {scores}."
     )
