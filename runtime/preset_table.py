@@ -105,7 +105,7 @@ def measured_how(bundle: Bundle) -> str:
     )
     teacher = "" if record.teacher is None else f" of its teacher {record.teacher}"
     return (
-        f"{name}: error: of latents, from {record.reference}{teacher} at guidance {record.cfg_scale:g} and "
-        f"equal noise, {len(record.cases)} requests; log-mel: the same of sounds; seeds: log-mel "
-        f"between two seeds; {scores}."
+        f"{name}: error: of latents, from {record.reference}{teacher} at guidance "
+        f"{record.cfg_scale:g} and equal noise, {len(record.cases)} requests; "
+        f"log-mel: the same of sounds; seeds: log-mel between two seeds; {scores}."
     )
