@@ -27,7 +27,7 @@ GRID = (1.0, 0.8, 0.5, 0.2, 0.0)  # not uniform: a plan of other times would be 
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rounded")
     checkpoint = write_student_checkpoint(folder, grid=GRID)
-    return export_student(checkpoint, folder / "student-fp32", "vae_decoder")
+    return export_student(checkpoint, folder / "student-fp32", "vae_decoder", "vae_encoder")
 
 
 @pytest.fixture(scope="module", params=["cpu", "rtx4090"])
