@@ -1,8 +1,8 @@
 """What rounding changed, measured on cases that nothing was observed on, beside bounds.
 
 A rounded bundle is held to three things: every graph is near the torch reference on real calls;
-whole guided trajectories from equal noise end near where the unrounded model's end, in latents and
-in sound; and, of a model whose tasks have right answers, results stay right (`behaviour.py`).
+whole trajectories from equal noise end near where the unrounded model's end, in latents and in
+sound; and, of a model whose tasks have right answers, results stay right (`behaviour.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 
 from omni_rt import verify
 from omni_rt.audio import Audio
-from omni_rt.audio_metrics import sound_difference
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import Case
 from omni_rt.calibration.parity import write_parity
 from omni_rt.calibration.recipes import Recipes
 from omni_rt.calibration.recording import Recorder
-from omni_rt.calibration.trajectories import Trajectory, run_case
+from omni_rt.calibration.trajectories import Course, Trajectory, run_case
+from omni_rt.calibration.yardstick import FINER, Yardstick, compared, finer_steps, summed_errors
 from omni_rt.export.pack import list_files
 from omni_rt.manifest import (
     Figure,
@@ -39,11 +39,6 @@ from omni_rt.targets import Target, rounded_bound
 Progress = Callable[[str], None]
 
 _CALLS = 16  # of a stage, for each case
-FINER = 4  # times as many Euler steps: what the model's own steps leave undone
-
-# A rounded model may be so many times farther from the unrounded one than 100 Euler steps are from
-# 400. A choice: the miniature is at 2.0 in INT8, in latents.
-LATENT_MULTIPLE = 4.0
 # Near t = 0 the velocity is small beside what it is made from: there the miniature's FP8 step is at
 # 1.1 times the bound. Ranges that were observed at other times are at 5.
 _WORST_TIME = 1.5
@@ -59,7 +54,7 @@ class Certification:
     inputs: str  # digest of the set the ranges were observed on
     cases: Sequence[Case]
     steps: int
-    cfg_scale: float
+    course: Course
     sensitivity: Mapping[str, float]  # of the search, if there was one
 
 
@@ -75,10 +70,8 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
         asked.source, {s: r.folds for s, r in asked.recipes.by_stage.items()}, most=_CALLS
     )
     exact = _reference_run(asked, recorder, progress)
-    finer = _source_run(asked, progress)
-    figures = _compared(exact, finer)
-    bound = LATENT_MULTIPLE * figures["latents"]
-    parity = write_parity(draft, asked, recorder, exact, bound)
+    yardstick = _yardstick(asked, recorder, exact, progress)
+    parity = write_parity(draft, asked, recorder, exact, yardstick.bounds["latents"])
     manifest = read_manifest(draft)
     manifest = replace(manifest, parity=parity, files=list_files(draft))
     write_manifest(manifest, draft)
@@ -92,7 +85,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
         sensitivity=asked.sensitivity,
         velocity=velocity,
         figures={
-            **_figures(_compared(rounded, exact), figures),
+            **_figures(compared(rounded, exact), yardstick),
             **_largest_velocity_error(manifest, velocity),
             **_same_tokens(draft, manifest, recorder),
         },
@@ -117,10 +110,19 @@ def _reference_run(
         return _run(session, asked, asked.steps, progress, "reference", recorder)
 
 
-def _source_run(asked: Certification, progress: Progress) -> dict[str, Trajectory]:
-    """The unrounded bundle with finer steps."""
+def _yardstick(
+    asked: Certification,
+    recorder: Recorder,
+    exact: Mapping[str, Trajectory],
+    progress: Progress,
+) -> Yardstick:
+    """How far rounded trajectories may end: a student has no finer steps to be held to."""
     with Session(asked.source.directory, allow_uncertified=True) as session:
-        return _run(session, asked, FINER * asked.steps, progress, "finer steps")
+        if asked.course.own_plan is None:
+            finer = _run(session, asked, FINER * asked.steps, progress, "finer steps")
+            return finer_steps(exact, finer)
+        calls = recorder.calls("dit_step")
+        return summed_errors(session, exact, calls, target=asked.target)
 
 
 def _rounded_run(draft: Path, asked: Certification, progress: Progress) -> dict[str, Trajectory]:
@@ -143,41 +145,23 @@ def _run(
         progress(f"{what}: {case.name}")
         if recorder is not None:
             recorder.case = case.name
-        made = run_case(session, case, plan=f"euler-{steps}", cfg_scale=asked.cfg_scale)
+        course = asked.course
+        made = run_case(session, case, plan=course.plan(steps), cfg_scale=course.cfg_scale)
         if made is not None:
             found[case.name] = made
     return found
 
 
-def _compared(ours: Mapping[str, Trajectory], theirs: Mapping[str, Trajectory]) -> dict[str, float]:
-    """Means over the cases of how far latents and sounds are apart."""
-    rows = [_distances(ours[name], theirs[name]) for name in theirs]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def _distances(ours: Trajectory, theirs: Trajectory) -> dict[str, float]:
-    heard = sound_difference(ours.audio.samples, theirs.audio.samples, rate_hz=ours.rate_hz)
-    return {
-        "latents": rel_l2(ours.latents, theirs.latents),
-        "log_spectral_distance_db": heard.lsd_db,
-        "multi_resolution_stft": heard.stft,
-        "log_mel_distance": 1 - heard.log_mel_cosine,
-    }
-
-
 _UNITS = {"log_spectral_distance_db": "dB"}
 
 
-def _figures(found: Mapping[str, float], finer: Mapping[str, float]) -> dict[str, Figure]:
+def _figures(found: Mapping[str, float], yardstick: Yardstick) -> dict[str, Figure]:
     return {
         name: Figure(
             value=value,
-            bound=LATENT_MULTIPLE * finer[name],
+            bound=yardstick.bounds[name],
             unit=_UNITS.get(name, ""),
-            origin=(
-                f"{LATENT_MULTIPLE:g} times what {FINER} times as many Euler steps change in the "
-                f"unrounded model on the same cases ({finer[name]:.3g})"
-            ),
+            origin=yardstick.origins[name],
         )
         for name, value in found.items()
     }

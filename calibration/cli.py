@@ -76,6 +76,9 @@ def quantise(
     file after every case: an interrupted run goes on, and another target needs no new ones.
     OUT.report.html shows the certificate with plots and spectrograms.
 
+    A student is observed and certified on its own plan; --sampled, --steps, --certify-steps are a
+    teacher's.
+
     The result carries a certificate of what rounding changed, on cases of its own; a bundle that
     misses a bound is written too, but runs only with --allow-uncertified.
     """

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, Case
 from omni_rt.calibration.ranges import LayerRange, Ranges
-from omni_rt.calibration.trajectories import run_case
+from omni_rt.calibration.trajectories import Course, run_case
 from omni_rt.engines import Engine
 from omni_rt.engines.registry import engine_loader
 from omni_rt.errors import ExportError
@@ -167,18 +167,19 @@ def observe(
     path: Path,
     sampled: int,
     steps: int,
-    cfg_scale: float,
+    course: Course,
     progress: Progress,
 ) -> Ranges:
     """Ranges of these stages over the whole set, saved in `path` after every case.
 
     The first `sampled` cases of a task run through `steps` steps or up to four more, so that their
-    times differ; the others through one, since what is new about them is their words. A file of an
-    interrupted run on the same graphs and set is gone on with.
+    times differ; the others through one, since what is new about them is their words. A student's
+    all run through its own few. A file of an interrupted run on the same graphs and set is gone on
+    with.
     Raises ExportError if `path` is of other graphs, inputs or stages.
     """
     digests = {stage: bundle.graph_digest(stage) for stage in stages}
-    observed_on = f"{inputs.digest}, {sampled} cases of {steps} steps, guidance {cfg_scale:g}"
+    observed_on = f"{inputs.digest}, {_followed(course, sampled=sampled, steps=steps)}"
     before = _before(path, observed_on, digests)
     rest = [
         (case, count)
@@ -198,7 +199,7 @@ def observe(
         with Session(bundle.directory, engine=observer.engine, allow_uncertified=True) as session:
             for case, count in rest:
                 progress(f"observing {case.name} ({len(done) + 1} of {len(inputs.cases)})")
-                run_case(session, case, plan=f"euler-{count}", cfg_scale=cfg_scale)
+                run_case(session, case, plan=course.plan(count), cfg_scale=course.cfg_scale)
                 done.append(case.name)
                 layers = _merged(None if before is None else before.layers, observer.seen())
                 now = Ranges(layers=layers, inputs=observed_on, graphs=digests, done=tuple(done))
@@ -207,6 +208,13 @@ def observe(
 
     observer.watch(run)
     return found[0]
+
+
+def _followed(course: Course, *, sampled: int, steps: int) -> str:
+    """How the cases were sampled, in words that tell one way from another."""
+    if course.own_plan is not None:
+        return f"all cases by {course.own_plan}, guidance {course.cfg_scale:g}"
+    return f"{sampled} cases of {steps} steps, guidance {course.cfg_scale:g}"
 
 
 def _steps(cases: Sequence[Case], *, sampled: int, steps: int) -> Iterator[int]:

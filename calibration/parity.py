@@ -14,7 +14,7 @@ from omni_rt.calibration.recording import Recorded, Recorder
 from omni_rt.calibration.trajectories import Trajectory
 from omni_rt.export.contract import SYNCHFORMER
 from omni_rt.manifest import GraphSpec
-from omni_rt.verify import BOUND, END_TO_END, ENLARGED, enlarged
+from omni_rt.verify import BOUND, END_TO_END, ENLARGED, GRID, enlarged
 
 if TYPE_CHECKING:
     from omni_rt.calibration.certificate import Certification
@@ -59,12 +59,19 @@ def write_parity(
         {
             "noise": trajectory.noise[None],
             "latents": trajectory.latents[None],
-            "steps": np.array(asked.steps),
-            "cfg_scale": np.array(asked.cfg_scale),
+            **_way(asked),
             BOUND: np.array(bound_latents),
         },
     )
     return written
+
+
+def _way(asked: Certification) -> dict[str, NDArray[np.generic]]:
+    """How noise became latents: Euler steps, guidance, and a student's own times."""
+    course = asked.course
+    way = {"cfg_scale": np.array(course.cfg_scale), "steps": np.array(asked.steps)}
+    own = None if course.own_plan is None else asked.source.plan(course.own_plan, cfg_scale=1.0)
+    return way if own is None else way | {"steps": np.array(own.steps), GRID: np.array(own.grid)}
 
 
 def _chosen_case(recorder: Recorder, exact: Mapping[str, Trajectory]) -> str:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import omni_rt
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.certificate import FINER, Certification, certify
+from omni_rt.calibration.certificate import Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
 from omni_rt.calibration.observe import observe
@@ -18,7 +18,8 @@ from omni_rt.calibration.ranges import Ranges
 from omni_rt.calibration.recipes import Recipes, make_recipes
 from omni_rt.calibration.recording import Recorder
 from omni_rt.calibration.search import Search, search
-from omni_rt.calibration.trajectories import run_case
+from omni_rt.calibration.trajectories import Course, run_case
+from omni_rt.calibration.yardstick import FINER
 from omni_rt.certificate_page import certificate_page
 from omni_rt.errors import ExportError
 from omni_rt.export.bundle_plans import carry_plans
@@ -67,7 +68,7 @@ def quantise_bundle(options: QuantiseOptions, *, progress: Progress = lambda _: 
     """
     bundle = Bundle.open(options.bundle)
     check_unrounded_bundle(bundle)
-    _check_teacher(bundle)
+    Course.of(bundle, options.cfg_scale)  # refused now, not after observing
     target_named(options.target)
     with TemporaryDirectory() as films:
         inputs = observed_inputs(bundle, options, Path(films) / "observed")
@@ -111,7 +112,7 @@ def round_bundle(
             inputs=inputs.digest,
             cases=held_out.cases,
             steps=options.certify_steps,
-            cfg_scale=bundle.guidance(options.cfg_scale),
+            course=Course.of(bundle, options.cfg_scale),
             sensitivity=sensitivity,
         )
         pairs = certify(draft, certification, progress)
@@ -133,7 +134,7 @@ def observed_ranges(
         path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
         sampled=options.sampled,
         steps=options.steps,
-        cfg_scale=bundle.guidance(options.cfg_scale),
+        course=Course.of(bundle, options.cfg_scale),
         progress=progress,
     )
     return formats, ranges
@@ -155,23 +156,20 @@ def _searched(
         bundle, {s: r.folds for s, r in recipes.by_stage.items()}, most=_SEARCHED_CALLS
     )
     cases = {case.task: case for case in inputs.cases if case.request is not None}
+    course = Course.of(bundle, options.cfg_scale)
+    plan = course.plan(options.steps)
     with Session(bundle.directory, engine=recorder.engine, allow_uncertified=True) as session:
         for case in cases.values():
             progress(f"recording {case.name}")
             recorder.case = case.name
-            run_case(
-                session,
-                case,
-                plan=f"euler-{options.steps}",
-                cfg_scale=bundle.guidance(options.cfg_scale),
-            )
+            run_case(session, case, plan=plan, cfg_scale=course.cfg_scale)
     return search(
         recorder.stage("dit_step"),
         recipes.smoothings["dit_step"],
         recorder.calls("dit_step"),
         recipe.format,
         budget=budget,
-        cfg_scale=bundle.guidance(options.cfg_scale),
+        cfg_scale=course.cfg_scale,
         progress=progress,
     )
 
@@ -182,14 +180,6 @@ def check_unrounded_bundle(bundle: Bundle) -> None:
     if rounded:
         raise ExportError(
             f"this bundle is quantised already ({', '.join(rounded)}): start from the fp32 one"
-        )
-
-
-def _check_teacher(bundle: Bundle) -> None:
-    if bundle.student_plans:
-        raise ExportError(
-            "this bundle is a student: its trajectories cannot be certified yet, since what they "
-            "are held to, finer steps, is not what it was taught"
         )
 
 
@@ -235,6 +225,7 @@ def write_rounded(
         plans={},
         files=list_files(draft),
         certificate=None,
+        presets=None,
         provenance={
             **bundle.manifest.provenance,
             "quantised": {"omni_rt": omni_rt.__version__, "target": target.name},

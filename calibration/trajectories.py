@@ -7,14 +7,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from omni_rt.audio import Audio
+from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import Case
 from omni_rt.encode import Conditioning, Floats
 from omni_rt.errors import EngineError, ExportError
+from omni_rt.plan_choice import PlanChoice
 from omni_rt.preprocess.waveform import fitted, mono, read_clip
 from omni_rt.sampling import Noise
 from omni_rt.session import Session
 
 ANSWER_TOKENS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How a model's trajectories are sampled: guided Euler steps, or as a student was taught."""
+
+    cfg_scale: float
+    own_plan: str | None  # of a student, which follows no other
+
+    @classmethod
+    def of(cls, bundle: Bundle, cfg_scale: float | None) -> Course:
+        """None: the usual guidance. Raises RequestError for a student's that is not 1."""
+        choice = PlanChoice(bundle)
+        guidance = choice.guidance(cfg_scale)
+        own = next(iter(bundle.student_plans), None)
+        if own is not None:
+            choice.plan(own, cfg_scale=guidance)
+        return cls(cfg_scale=guidance, own_plan=own)
+
+    def plan(self, steps: int) -> str:
+        """The plan of so many steps; a student's own, which has as many as it has."""
+        return self.own_plan or f"euler-{steps}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

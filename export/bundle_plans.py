@@ -21,6 +21,7 @@ from omni_rt.manifest import (
 )
 from omni_rt.plan_file import PlanFile, merged, plan_text
 from omni_rt.plans import Model
+from omni_rt.preset_record import PresetRecord
 from omni_rt.whole_file import draft_of
 
 _FOLDER = "plans"
@@ -39,6 +40,9 @@ def model_of(bundle: Bundle, kind: Literal["fitted", "student"]) -> Model:
 def put_plans(bundle: Bundle, files: Sequence[PlanFile]) -> None:
     """Add plans to a bundle where it lies; tables of old ones for other guidance stay.
 
+    Presets that were measured with a plan that is replaced are not measured any more: the record
+    goes, and with it the default that was chosen by it.
+
     A file's name has its content's hash in it, and the manifest is replaced last: whoever opens the
     bundle meanwhile, or after a kill, finds the old one or the new. Raises RequestError for what
     the file system says, ExportError if the model was replaced since the bundle was opened.
@@ -52,10 +56,23 @@ def put_plans(bundle: Bundle, files: Sequence[PlanFile]) -> None:
     listed = {path: spec for path, spec in now.manifest.files.items() if path not in replaced}
     listed |= {path: _listed(now.path(path)) for path in written.values()}
     manifest = replace(now.manifest, plans=plans, files=dict(sorted(listed.items())))
+    if now.manifest.presets is not None and _measured(now.manifest.presets) & written.keys():
+        manifest = unmeasured(manifest, student_plans=now.student_plans)
     with draft_of(now.path(MANIFEST)) as draft:
         draft.write_text(manifest_text(manifest), encoding="utf-8")
     for path in replaced:
         now.path(path).unlink(missing_ok=True)
+
+
+def _measured(record: PresetRecord) -> set[str]:
+    """Names of the plans that presets were measured with."""
+    return {preset.plan for preset in record.presets.values()}
+
+
+def unmeasured(manifest: Manifest, *, student_plans: Sequence[str]) -> Manifest:
+    """A manifest without measured presets; the default is what it is before they are."""
+    default = student_plans[0] if student_plans else _UNFITTED
+    return replace(manifest, presets=None, default_plan=default)
 
 
 def _digest(bundle: Bundle) -> str | None:

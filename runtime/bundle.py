@@ -65,6 +65,7 @@ class Bundle:
             raise BundleError(f"cannot read {error.filename}: {error.strerror}") from error
         bundle._verify_graphs()
         bundle._verify_folds()
+        bundle._verify_presets()
         return bundle
 
     def path(self, relative: str) -> Path:
@@ -156,6 +157,11 @@ class Bundle:
         """A plan of this bundle's own, its rows for the nearest guidance; None if there is none."""
         file = self.plan_files.get(name)
         return None if file is None else file.nearest(cfg_scale)
+
+    def plan_sha256(self, name: str) -> str | None:
+        """Hash of the file of a plan of this bundle's own; None if there is none of that name."""
+        path = self.manifest.plans.get(name)
+        return None if path is None else self.manifest.files[path].sha256
 
     @property
     def student_plans(self) -> tuple[str, ...]:
@@ -253,6 +259,25 @@ class Bundle:
             ids = graphs["context"].fold_id, graphs["dit_step"].fold_id
             if ids[0] != ids[1]:
                 raise BundleError(f"context and dit_step were folded differently: {ids}")
+
+    def _verify_presets(self) -> None:
+        """What presets were measured with is what the bundle has."""
+        measured = self.manifest.presets
+        if measured is None:
+            return
+        changed = [
+            s for s in self.manifest.graphs if measured.graphs.get(s) != self.graph_digest(s)
+        ]
+        changed += [
+            preset.plan
+            for preset in measured.presets.values()
+            if preset.plan_sha256 != self.plan_sha256(preset.plan)
+        ]
+        if changed:
+            raise BundleError(
+                f"presets were measured with another {', '.join(changed)}: measure them again with "
+                f"omni-rt measure-presets, or remove `presets` from {MANIFEST}"
+            )
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from omni_rt import __version__, cli_bench, cli_compare, cli_sound, cli_understand, terminal
+from omni_rt import (
+    __version__,
+    cli_bench,
+    cli_compare,
+    cli_presets,
+    cli_sound,
+    cli_understand,
+    terminal,
+)
 from omni_rt.bundle import Bundle
 from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
@@ -25,6 +33,7 @@ app = typer.Typer(
 cli_sound.commands(app)
 cli_understand.commands(app)
 cli_compare.commands(app)
+cli_presets.commands(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,6 +79,8 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
         terminal.print_table("stages", ("stage", "precision", "opset", "graph kB"), rows)
         if opened.plan_files:
             _print_plans(opened)
+        if "dit_step" in manifest.graphs:
+            cli_presets.print_presets(opened)
         certificate = manifest.certificate
         if certificate is None:
             terminal.say("no parity certificate: Session refuses this bundle")

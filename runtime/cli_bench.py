@@ -11,6 +11,7 @@ from omni_rt import terminal
 from omni_rt.bundle import Bundle
 from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
 from omni_rt.engines.registry import AUTO, engine_loader
+from omni_rt.errors import RequestError
 
 if TYPE_CHECKING:
     from omni_rt.bench import BenchReport
@@ -40,6 +41,13 @@ def bench(
     max_slowdown: Annotated[
         float, typer.Option(help="How many times as long a median may take.", min=1)
     ] = _MAX_SLOWDOWN,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="Instead: one whole request for every preset.")
+    ] = False,
+    student: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --presets: a student's bundle beside it; repeatable."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time every stage and the sampling loop on this machine.
@@ -47,6 +55,8 @@ def bench(
     omni-rt bench bundle --runs 20 --save baselines
 
     omni-rt bench bundle --runs 20 --against baselines
+
+    omni-rt bench bundle --presets --student bundle-student-8
     """
     from omni_rt.bench import bench as run_bench
     from omni_rt.latency import baseline_of, for_device, this_device
@@ -54,6 +64,13 @@ def bench(
 
     with terminal.errors_reported():
         engine_loader(engine)
+        if presets:
+            if save is not None or against is not None:
+                raise RequestError("--presets has no baselines: leave out --save and --against")
+            _presets([bundle, *(student or [])], engine=engine, threads=threads, as_json=as_json)
+            return
+        if student:
+            raise RequestError("--student is for --presets")
         known = None if against is None else for_device(against, this_device())
         with terminal.progress_bars() as bars:
             opened = Bundle.open(bundle, progress=bars("verifying the bundle"))
@@ -72,6 +89,33 @@ def bench(
             _compare(known, taken, max_slowdown)
         elif against is not None:
             terminal.note(f"skipped: {against} has no baseline of {taken.device}; --save makes one")
+
+
+def _presets(bundles: list[Path], *, engine: str, threads: int | None, as_json: bool) -> None:
+    """One run per preset, and how many times as fast as faithful it is."""
+    from omni_rt.bench_presets import bench_presets, faithful_of
+
+    with terminal.progress_bars() as bars:
+        opened = [Bundle.open(path, progress=bars("verifying the bundle")) for path in bundles]
+    with terminal.stage_notes(quiet=as_json) as tell:
+        times = bench_presets(opened, threads=threads, engine=engine, progress=tell)
+    if as_json:
+        terminal.print_json(times)
+        return
+    faithful = faithful_of(times)
+    rows = [
+        (
+            one.preset,
+            one.plan,
+            str(one.passes),
+            f"{one.sampling_s:.3f}",
+            f"{one.clip_s:.3f}",
+            *(("", "") if faithful is None else (f"{x:.1f}×" for x in one.faster(faithful))),
+        )
+        for one in times
+    ]
+    columns = ("preset", "plan", "passes", "sampling s", "clip s", "sampling", "clip")
+    terminal.print_table("one request each, and how much faster than faithful", columns, rows)
 
 
 def _compare(before: Baseline, after: Baseline, max_slowdown: float) -> None:

@@ -41,7 +41,7 @@ PlanName = Annotated[
     typer.Option(
         "--plan",
         help="Solver and steps: euler-N, ab2-N, ab3-N, abm2-N, heun-N, dpmpp2m-N, consistency-N; "
-        "or a plan of the bundle's own, such as ls3-16.",
+        "a plan of the bundle's own, such as ls3-16; or a preset that it offers (omni-rt presets).",
     ),
 ]
 Shift = Annotated[

@@ -16,12 +16,12 @@ from omni_rt.comparison import Difference, Made
 from omni_rt.encode import Encoder, Floats, Prepared
 from omni_rt.errors import EngineError
 from omni_rt.options import Sampling, nth_seed
-from omni_rt.plans import make_plan
 from omni_rt.preprocess.chat import check_text
 from omni_rt.sampling import Noise, run_plan
 from omni_rt.senses import Senses
 from omni_rt.tasks import Remove, Request, TextToAudio, TextToMusic, TextToSpeech
 from omni_rt.thinker import Thinker
+from omni_rt.verify import reference_plan
 
 PARITY_INPUTS = "parity inputs"
 REFERENCE_TRAJECTORY = "end_to_end"  # of parity files
@@ -119,7 +119,7 @@ def reference_sampling(bundle: Bundle) -> Sampling | None:
     if REFERENCE_TRAJECTORY not in bundle.manifest.parity:
         return None
     given = parity_outputs(bundle, REFERENCE_TRAJECTORY, ("steps", "cfg_scale"))
-    plan = make_plan(f"euler-{int(given['steps'])}")
+    plan = reference_plan(bundle.parity(REFERENCE_TRAJECTORY))
     return Sampling(plan=plan, cfg_scale=float(given["cfg_scale"]))
 
 

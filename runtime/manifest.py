@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from omni_rt import strict_json
 from omni_rt.errors import BundleError
+from omni_rt.preset_record import PresetRecord
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -258,6 +259,7 @@ class Manifest:
     provenance: Mapping[str, Any]
     certificate: Certificate | None = field(default=None)
     default_guidance: float = field(default=OFFICIAL_GUIDANCE)  # 1 for a student
+    presets: PresetRecord | None = None  # None: not measured
 
 
 def parse_manifest(raw: object) -> Manifest:
@@ -273,6 +275,7 @@ def parse_manifest(raw: object) -> Manifest:
     _check_dims(manifest.dims)
     _check_paths(manifest)
     _check_profiles(manifest)
+    _check_presets(manifest)
     return manifest
 
 
@@ -311,6 +314,20 @@ def _check_profiles(manifest: Manifest) -> None:
                             f"manifest.engines.{target}.stages.{stage}: {name} must be fewest, "
                             f"usual and most, got {list(sizes)}"
                         )
+
+
+def _check_presets(manifest: Manifest) -> None:
+    measured = manifest.presets
+    if measured is None:
+        return
+    if not measured.presets:
+        raise BundleError("manifest.presets.presets: none were measured")
+    for name, preset in measured.presets.items():
+        lacking = sorted(preset.drops.keys() - measured.spread.points.keys())
+        if lacking:
+            raise BundleError(
+                f"manifest.presets.presets.{name}: drops without a spread: {', '.join(lacking)}"
+            )
 
 
 def is_inside(path: str) -> bool:

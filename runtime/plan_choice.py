@@ -7,7 +7,8 @@ import logging
 from omni_rt.bundle import Bundle
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.options import checked_guidance
-from omni_rt.plans import Model, Plan, make_plan
+from omni_rt.plans import Model, Plan
+from omni_rt.presets import plan_named
 
 _UNGUIDED = 1.0
 _log = logging.getLogger("omni_rt")
@@ -25,12 +26,12 @@ class PlanChoice:
         return self._bundle.guidance(cfg_scale)
 
     def plan(self, plan: str | Plan | None, *, cfg_scale: float) -> Plan:
-        """A plan by name (the bundle's own first), its default for None, or the one given.
+        """A plan by its or a preset's name, the bundle's default for None, or the one given.
 
         Of rows for several guidance scales the nearest are taken, which the log says once; if they
         are not for the one that is asked for, as a warning. Raises RequestError for an unknown
-        name, for guidance of a student, and for a plan that is for another model; BundleError if
-        such a plan is the bundle's own.
+        name, for a preset that the bundle lacks, for guidance of a student, and for a plan that is
+        for another model; BundleError if such a plan is the bundle's own.
         """
         guidance = checked_guidance(cfg_scale)
         found = plan if isinstance(plan, Plan) else self._named(plan, guidance)
@@ -42,7 +43,7 @@ class PlanChoice:
         name = self._bundle.manifest.default_plan if name is None else name
         if not isinstance(name, str):
             raise RequestError(f"plan must be a name or a Plan, got {type(name).__name__}")
-        return self._bundle.plan(name, cfg_scale=guidance) or make_plan(name)
+        return plan_named(self._bundle, name, cfg_scale=guidance)
 
     def _check_student(self, plan: Plan, guidance: float) -> None:
         """A student follows the rows it was distilled to, or that were fitted to it, unguided."""

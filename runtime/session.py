@@ -428,11 +428,12 @@ class Session:
         return self._plans.guidance(cfg_scale)
 
     def plan(self, plan: str | Plan | None = None, *, cfg_scale: float | None = None) -> Plan:
-        """A plan by name (the bundle's own first), the bundle's default for None.
+        """A plan by its or a preset's name, the bundle's default for None.
 
         Of one that is fitted to several guidance scales, the rows for the nearest. Raises
-        RequestError for a name that is neither a plan of the bundle nor `method-steps`, and for one
-        that does not hold for this model; BundleError if that is the bundle's own.
+        RequestError for a name that is neither a preset that the bundle offers, nor a plan of its
+        own, nor `method-steps`, and for a plan that does not hold for this model; BundleError if
+        that is the bundle's own.
         """
         return self._plans.plan(plan, cfg_scale=self._plans.guidance(cfg_scale))
 

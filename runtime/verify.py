@@ -15,7 +15,7 @@ from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.manifest import Certificate, Measurement
 from omni_rt.metrics import measure
 from omni_rt.options import Sampling
-from omni_rt.plans import make_plan
+from omni_rt.plans import Plan, make_plan
 from omni_rt.sampling import run_plan
 from omni_rt.targets import rounded_bound
 
@@ -38,6 +38,7 @@ FLOOR_ORIGIN = (
 ROUNDED = "rounded_"  # of parity arrays: what rounding the weights changes in the reference itself
 END_TO_END_BOUND = 1e-4
 BOUND = "bound_latents"  # of a quantised bundle's end-to-end arrays
+GRID = "grid"  # of a student's end-to-end arrays: its own times
 BOUND_ORIGIN = "a multiple of this model's own error of discretisation, measured beside it"
 END_TO_END_ORIGIN = (
     "the stage bound, guided at 7: difference of two branches amplified, then summed"
@@ -122,14 +123,14 @@ def flat(arrays: Arrays, names: Iterable[str]) -> NDArray[np.generic]:
 
 
 def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]:
-    """Latents at equal noise after the guided Euler steps that the reference took."""
+    """Latents at equal noise after the Euler steps that the reference took."""
     arrays = bundle.parity(END_TO_END)
     context = Context.of(bundle.parity("context"), depth=bundle.manifest.dims.depth)
     prepend = np.asarray(bundle.parity("signal")["prepend"], np.float32)
-    steps = int(arrays["steps"])
+    plan = reference_plan(arrays)
     latents, _ = run_plan(
         engine,
-        Sampling(plan=make_plan(f"euler-{steps}"), cfg_scale=float(arrays["cfg_scale"])),
+        Sampling(plan=plan, cfg_scale=float(arrays["cfg_scale"])),
         [Prepared(context=context, negative=None, prepend=prepend)],
         start=np.asarray(arrays["noise"], np.float32),
         renoise=np.zeros((0,), np.float32),
@@ -139,7 +140,13 @@ def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]
     else:
         bound, origin = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
     found = measure(latents, arrays["latents"], bound_rel_l2=bound, origin=origin)
-    return {f"dit_step/latents (euler-{steps}, cfg {float(arrays['cfg_scale']):g})": found}
+    return {f"dit_step/latents ({plan.name}, cfg {float(arrays['cfg_scale']):g})": found}
+
+
+def reference_plan(arrays: Arrays) -> Plan:
+    """The Euler steps of end-to-end arrays: on uniform times, or on a student's own."""
+    grid = [float(t) for t in np.asarray(arrays[GRID])] if GRID in arrays else None
+    return make_plan(f"euler-{int(arrays['steps'])}", grid=grid)
 
 
 def certificate(

@@ -243,7 +243,8 @@ def demo(
             check_model(session.bundle.manifest.dims)
             out.mkdir(parents=True, exist_ok=True)
             guidance = session.guidance(cfg_scale)
-            usual = None if session.bundle.student_plans else _DEMO_PLAN
+            measured = session.bundle.manifest.presets is not None
+            usual = None if measured or session.bundle.student_plans else _DEMO_PLAN
             with terminal.progress_bars() as bars:
                 done = run_demo(
                     session,

@@ -60,17 +60,24 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How examples are drawn and sounds sampled. Example i of a kind starts from seed + i."""
+    """How examples are drawn and sounds sampled. Noise of example i of a kind is of noise + i."""
 
     plan: Plan
     cfg_scale: float
     count: int  # examples of each kind
     seed: int
+    noise: int | None = None  # None: the seed
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)
+        checked_seed(self.first_noise)
         if self.count < 1:
             raise RequestError(f"count must be at least 1, got {self.count}")
+
+    @property
+    def first_noise(self) -> int:
+        """The seed of the first example's noise."""
+        return self.seed if self.noise is None else self.noise
 
 
 def check_model(dims: Dims) -> None:
@@ -126,7 +133,7 @@ def _sounds(
         first = len(scores)
         made = model.generate_batch(
             [request_of(e, _film(e, folder, first + i)) for i, e in enumerate(batch)],
-            seeds=[nth_seed(settings.seed, first + i) for i in range(len(batch))],
+            seeds=[nth_seed(settings.first_noise, first + i) for i in range(len(batch))],
             plan=settings.plan,
             cfg_scale=settings.cfg_scale,
             on_step=_within(on_step, first, len(batch), settings.count),

@@ -20,7 +20,7 @@ from omni_rt.calibration import observe as observing
 from omni_rt.calibration.inputs import CalibrationSet, Case
 from omni_rt.calibration.observe import Observer, observe
 from omni_rt.calibration.ranges import Ranges
-from omni_rt.calibration.trajectories import Trajectory, run_case
+from omni_rt.calibration.trajectories import Course, Trajectory, run_case
 from omni_rt.errors import EngineError, ExportError
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.session import Session
@@ -30,6 +30,7 @@ from tests.calibration.small import miniature_stage, parity_inputs, quick_miniat
 pytest.importorskip("modelopt")
 
 OBSERVED = ("context", "dit_step")
+GUIDED = Course(cfg_scale=3.0, own_plan=None)
 
 
 def case_of(name: str, seed: int, **given: str) -> Case:
@@ -62,7 +63,7 @@ def observed(
         path=path,
         sampled=2,
         steps=1,
-        cfg_scale=3.0,
+        course=GUIDED,
         progress=progress,
     )
 
@@ -162,7 +163,7 @@ def test_how_far_a_case_is_sampled_does_not_depend_on_interruptions(
         begun = f"{SET.digest}, 1 cases of 4 steps, guidance 3"
         replace(whole[1], done=names[:done], inputs=begun).write(path)
     observe(
-        quick_miniature(), SET, OBSERVED, path=path, sampled=1, steps=4, cfg_scale=3.0,
+        quick_miniature(), SET, OBSERVED, path=path, sampled=1, steps=4, course=GUIDED,
         progress=lambda _: None,
     )  # fmt: skip
     whole_run = {"T2A/0": "euler-4", "T2M/0": "euler-5", "T2A/1": "euler-1"}
@@ -189,7 +190,7 @@ def test_a_file_of_something_else_is_refused(
 def test_a_file_of_other_settings_is_refused(whole: tuple[Path, Ranges]) -> None:
     with pytest.raises(ExportError, match=r"other --sampled, --steps or --cfg-scale"):
         observe(
-            quick_miniature(), SET, OBSERVED, path=whole[0], sampled=2, steps=2, cfg_scale=3.0,
+            quick_miniature(), SET, OBSERVED, path=whole[0], sampled=2, steps=2, course=GUIDED,
             progress=lambda _: None,
         )  # fmt: skip
 

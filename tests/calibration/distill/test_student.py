@@ -17,50 +17,33 @@ from omni_rt.calibration.distill.objective import Lessons, velocity_of
 from omni_rt.calibration.distill.options import DistillOptions
 from omni_rt.calibration.distill.run import distill
 from omni_rt.calibration.distill.shards import Pair
-from omni_rt.calibration.distill.student import write_student
 from omni_rt.calibration.distill.tokens import silence_of, tokens_of
-from omni_rt.calibration.quantise import QuantiseOptions, quantise_bundle
 from omni_rt.encode import Conditioning
 from omni_rt.engines import Engine
 from omni_rt.engines.registry import engine_loader
 from omni_rt.errors import ExportError, RequestError
-from omni_rt.export.build import export_bundle
 from omni_rt.export.checkpoint import open_checkpoint
-from omni_rt.export.sources import ExportOptions
 from omni_rt.export.student import StudentSpec, student_of
 from omni_rt.plans import uniform_grid
 from omni_rt.strict_json import to_json
-from tests.calibration.distill.tiny import config, normal, teacher_of, write_checkpoint
+from tests.calibration.distill.tiny import (
+    export_student,
+    normal,
+    teacher_of,
+    write_student_checkpoint,
+)
 
 GRID = tuple(float(t) for t in uniform_grid(4))
 
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student's checkpoint whose transformer is the teacher's, every number moved a little."""
-    folder = tmp_path_factory.mktemp("student")
-    teacher = write_checkpoint(folder / "teacher")
-    dit = teacher_of(teacher).dit
-    moved = {
-        name: value + 0.01 * normal(*value.shape, seed=i)
-        for i, (name, value) in enumerate(dit.named_parameters())
-    }
-    checkpoint = open_checkpoint(teacher / "model.safetensors")
-    return write_student(
-        folder / "student", checkpoint, config(), moved, grid=GRID, record={"seed": 0}
-    )
+    return write_student_checkpoint(tmp_path_factory.mktemp("student"), grid=GRID)
 
 
 @pytest.fixture(scope="module")
 def bundle(student: Path) -> Path:
-    return export_bundle(
-        ExportOptions(
-            config=student / "config.json",
-            checkpoint=student / "model.safetensors",
-            out=student.parent / "bundle",
-            stages=("transcript", "context", "signal", "dit_step"),
-        )
-    )
+    return export_student(student, student.parent / "bundle")
 
 
 def given() -> Conditioning:
@@ -186,11 +169,6 @@ def test_a_configuration_with_a_wrong_plan_is_refused(wrong: dict[str, Any], nam
     with pytest.raises(ExportError, match="config: student") as caught:
         student_of({"student": raw})
     assert named in str(caught.value)
-
-
-def test_a_student_is_not_rounded_without_a_yardstick(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="is a student: its trajectories cannot be certified"):
-        quantise_bundle(QuantiseOptions(bundle=bundle, out=tmp_path / "int8"))
 
 
 def test_only_a_teacher_can_be_distilled(student: Path, tmp_path: Path) -> None:

@@ -16,13 +16,16 @@ from omni_rt.calibration.distill.cache import Teacher
 from omni_rt.calibration.distill.options import CacheOptions
 from omni_rt.calibration.distill.requests import Requests, read_captions
 from omni_rt.calibration.distill.shards import Pair
+from omni_rt.calibration.distill.student import write_student
 from omni_rt.calibration.distill.tokens import Silence, Tokens
+from omni_rt.export.build import export_bundle
 from omni_rt.export.checkpoint import open_checkpoint
 from omni_rt.export.config import parse_config
 from omni_rt.export.contract import dims_of
 from omni_rt.export.random_checkpoint import sizes_for, write_random_checkpoint
 from omni_rt.export.reference.dit import DiT, DitSizes
 from omni_rt.export.reference.model import ModelSizes, checked_tensors, load_reference
+from omni_rt.export.sources import ExportOptions
 from omni_rt.export.standin import standin_config
 
 SIZES = DitSizes(width=64, depth=2, heads=2, latent_channels=4, cond_width=16, time_features=4)
@@ -54,6 +57,31 @@ def write_checkpoint(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config()))
     write_random_checkpoint(folder / "model.safetensors", tiny_sizes())
     return folder
+
+
+def write_student_checkpoint(folder: Path, *, grid: Sequence[float]) -> Path:
+    """A student's folder, in which every number of the teacher's transformer is moved a little."""
+    teacher = write_checkpoint(folder / "teacher")
+    moved = {
+        name: value + 0.01 * normal(*value.shape, seed=i)
+        for i, (name, value) in enumerate(teacher_of(teacher).dit.named_parameters())
+    }
+    checkpoint = open_checkpoint(teacher / "model.safetensors")
+    return write_student(
+        folder / "student", checkpoint, config(), moved, grid=tuple(grid), record={"seed": 0}
+    )
+
+
+def export_student(student: Path, out: Path, *stages: str) -> Path:
+    """A student's bundle without a thinker."""
+    return export_bundle(
+        ExportOptions(
+            config=student / "config.json",
+            checkpoint=student / "model.safetensors",
+            out=out,
+            stages=("transcript", "context", "signal", "dit_step", *stages),
+        )
+    )
 
 
 def teacher_of(folder: Path) -> Teacher:

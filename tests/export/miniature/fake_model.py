@@ -98,7 +98,7 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        manifest = SimpleNamespace(name="fake", dims=self.dims)
+        manifest = SimpleNamespace(name="fake", dims=self.dims, presets=None)
         return SimpleNamespace(id="fake", manifest=manifest, student_plans=())
 
     def guidance(self, cfg_scale: float | None) -> float:

@@ -1,0 +1,89 @@
+"""One whole request for every preset: seconds of sampling, and of all from words to sound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from omni_rt.bundle import Bundle
+from omni_rt.encode import Conditioning
+from omni_rt.engines.registry import AUTO
+from omni_rt.plans import Plan
+from omni_rt.presets import FAITHFUL, offered, passes
+from omni_rt.session import Session
+from omni_rt.tasks import TextToAudio
+
+Progress = Callable[[str], None]
+
+_REQUEST = TextToAudio(prompt="rain on a tin roof, and a dog barks twice")
+_WARM_UP = "euler-2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetTime:
+    """One run. clip_s: encoding, sampling and decoding one window."""
+
+    bundle: str
+    preset: str
+    plan: str
+    passes: int
+    sampling_s: float
+    clip_s: float
+
+    def faster(self, faithful: PresetTime) -> tuple[float, float]:
+        """How many times as fast as another: sampling, and the whole clip."""
+        return faithful.sampling_s / self.sampling_s, faithful.clip_s / self.clip_s
+
+
+def bench_presets(
+    bundles: Sequence[Bundle],
+    *,
+    threads: int | None = None,
+    engine: str = AUTO,
+    progress: Progress = lambda _: None,
+) -> tuple[PresetTime, ...]:
+    """Every preset of a model's bundle and its students', once each, engines loaded and warm.
+
+    Raises BundleError for a bundle that cannot turn words into sound, EngineError if one fails.
+    """
+    found = []
+    for bundle in bundles:
+        with Session(
+            bundle.directory, threads=threads, engine=engine, allow_uncertified=True
+        ) as session:
+            progress(f"{bundle.manifest.name}: warming up")
+            conditioning = session.encode(_REQUEST)
+            warm = session.plan(None if bundle.student_plans else _WARM_UP)
+            session.decode(session.sample(conditioning, seed=0, plan=warm))
+            for preset in offered(bundle):
+                progress(f"{bundle.manifest.name}: {preset.name}")
+                plan, guidance = session.plan(preset.name), session.guidance()
+                sampling_s, clip_s = _timed(session, plan)
+                found.append(
+                    PresetTime(
+                        bundle=bundle.manifest.name,
+                        preset=preset.name,
+                        plan=preset.plan,
+                        passes=passes(plan, cfg_scale=guidance),
+                        sampling_s=sampling_s,
+                        clip_s=clip_s,
+                    )
+                )
+    return tuple(found)
+
+
+def _timed(session: Session, plan: Plan) -> tuple[float, float]:
+    """Seconds of sampling and of the whole clip."""
+    begun = time.perf_counter()
+    conditioning: Conditioning = session.encode(_REQUEST)
+    encoded = time.perf_counter()
+    latents = session.sample(conditioning, seed=0, plan=plan)
+    sampled = time.perf_counter()
+    session.decode(latents)
+    return sampled - encoded, time.perf_counter() - begun
+
+
+def faithful_of(times: Sequence[PresetTime]) -> PresetTime | None:
+    """The run that ratios are to, if there is one."""
+    return next((one for one in times if one.preset == FAITHFUL.name), None)
