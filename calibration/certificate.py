@@ -112,9 +112,12 @@ def _reference_run(
     asked: Certification, recorder: Recorder, progress: Progress
 ) -> dict[str, Trajectory]:
     """Every case through the folded torch stages, which remember their calls."""
-    source = asked.source.directory
-    with Session(source, engine=recorder.engine, allow_uncertified=True) as session:
-        return _run(session, asked, asked.steps, progress, "reference", recorder)
+    return recorder.trajectories(
+        asked.cases,
+        plan=f"euler-{asked.steps}",
+        cfg_scale=asked.cfg_scale,
+        tell=lambda name: progress(f"reference: {name}"),
+    )
 
 
 def _source_run(asked: Certification, progress: Progress) -> dict[str, Trajectory]:
@@ -134,15 +137,12 @@ def _run(
     steps: int,
     progress: Progress,
     what: str,
-    recorder: Recorder | None = None,
 ) -> dict[str, Trajectory]:
     found = {}
     for case in asked.cases:
-        if recorder is None and case.request is None:
+        if case.request is None:
             continue
         progress(f"{what}: {case.name}")
-        if recorder is not None:
-            recorder.case = case.name
         made = run_case(session, case, plan=f"euler-{steps}", cfg_scale=asked.cfg_scale)
         if made is not None:
             found[case.name] = made

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import omni_rt
 from omni_rt.bundle import Bundle
+from omni_rt.calibration.attention import products_of
 from omni_rt.calibration.certificate import FINER, Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
@@ -18,7 +19,6 @@ from omni_rt.calibration.ranges import Ranges
 from omni_rt.calibration.recipes import Recipes, make_recipes
 from omni_rt.calibration.recording import Recorder
 from omni_rt.calibration.search import Search, search
-from omni_rt.calibration.trajectories import run_case
 from omni_rt.certificate_page import certificate_page
 from omni_rt.errors import ExportError
 from omni_rt.export.bundle_plans import carry_plans
@@ -27,7 +27,6 @@ from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
-from omni_rt.session import Session
 from omni_rt.targets import StageFormat, Target, target_named
 
 Progress = Callable[[str], None]
@@ -155,11 +154,12 @@ def _searched(
         bundle, {s: r.folds for s, r in recipes.by_stage.items()}, most=_SEARCHED_CALLS
     )
     cases = {case.task: case for case in inputs.cases if case.request is not None}
-    with Session(bundle.directory, engine=recorder.engine, allow_uncertified=True) as session:
-        for case in cases.values():
-            progress(f"recording {case.name}")
-            recorder.case = case.name
-            run_case(session, case, plan=f"euler-{options.steps}", cfg_scale=options.cfg_scale)
+    recorder.trajectories(
+        cases.values(),
+        plan=f"euler-{options.steps}",
+        cfg_scale=options.cfg_scale,
+        tell=lambda name: progress(f"recording {name}"),
+    )
     return search(
         recorder.stage("dit_step"),
         recipes.smoothings["dit_step"],
@@ -168,6 +168,11 @@ def _searched(
         budget=budget,
         cfg_scale=options.cfg_scale,
         progress=progress,
+        attentions={
+            name: sizes
+            for name, sizes in products_of(recipe.attention).items()
+            if name not in recipe.spared
+        },
     )
 
 

@@ -177,7 +177,8 @@ class Rounding:
     target: str
     source: str  # id of the unrounded bundle
     inputs: str  # digest of what the ranges were observed on
-    high_precision: tuple[str, ...]  # matrices that stayed so, with those that read the same
+    high_precision: tuple[str, ...]  # matrices that stayed so, with those that read the same, and
+    # attentions
     sensitivity: Mapping[str, float]  # of the step's groups, if searched: error of each alone
     velocity: tuple[VelocityError, ...]
     figures: Mapping[str, Figure]  # latents and sound after whole trajectories
