@@ -97,6 +97,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
             **_same_tokens(draft, manifest, recorder),
         },
         behaviour={},
+        largest=asked.recipes.largest,
     )
     certificate = verify.certificate(
         Bundle(draft, manifest),

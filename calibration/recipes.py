@@ -12,6 +12,7 @@ from omni_rt.calibration.attention import attention_sizes, products_of
 from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.graph_writer import Recipe, StageGraph
 from omni_rt.calibration.groups import Group, groups_of
+from omni_rt.calibration.magnitudes import largest_value
 from omni_rt.calibration.ranges import LayerRange, Ranges
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
 from omni_rt.errors import ExportError
@@ -42,6 +43,7 @@ class Recipes:
     by_stage: Mapping[str, Recipe]
     smoothings: Mapping[str, tuple[Smoothing, ...]]  # by stage
     kept: tuple[str, ...]  # matrices and attentions of the blocks that are not rounded
+    largest: Mapping[str, float]  # of what a stage's products read and put out, folded
 
 
 def families(stages: Collection[str], formats: Mapping[str, StageFormat]) -> list[tuple[str, ...]]:
@@ -78,6 +80,7 @@ def make_recipes(
     recipes: dict[str, Recipe] = {}
     unknown = set(keep)
     chosen: dict[str, tuple[Smoothing, ...]] = {}
+    largest: dict[str, float] = {}
     for family in families(bundle.manifest.graphs, formats):
         graphs = {stage: StageGraph(bundle, stage) for stage in family}
         tensors = {n: t for graph in graphs.values() for n, t in graph.tensors.items()}
@@ -96,6 +99,9 @@ def make_recipes(
         together = [s for stage in family for s in chosen.get(stage, ())]
         folds = Folds(together)
         for stage in family:
+            if stage in ranges.layers:
+                own = chosen.get(stage, ())
+                largest[stage] = largest_value(ranges.layers[stage], own, together)
             sizes = _attention(stage, formats, ranges, chosen.get(stage, ()))
             recipes[stage] = Recipe(
                 format=FORMATS[formats[stage]] if stage in formats else None,
@@ -108,7 +114,7 @@ def make_recipes(
             unknown -= recipes[stage].spared
     if unknown:
         raise ExportError(f"cannot keep {', '.join(sorted(unknown))}: no such matrix is rounded")
-    return Recipes(by_stage=recipes, smoothings=chosen, kept=tuple(sorted(keep)))
+    return Recipes(by_stage=recipes, smoothings=chosen, kept=tuple(sorted(keep)), largest=largest)
 
 
 def _attention(
