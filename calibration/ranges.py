@@ -112,7 +112,8 @@ def saving(path: Path) -> Iterator[Callable[[Ranges], None]]:
     def write() -> None:
         nonlocal free_at
         begun = time.monotonic()
-        last.pop().write(path)
+        last[0].write(path)
+        last.clear()  # not before: a writing that is interrupted is done again on the way out
         ended = time.monotonic()
         free_at = ended + _TIMES_A_WRITE * (ended - begun)
 

@@ -179,3 +179,18 @@ def test_writing_takes_a_twentieth_of_the_time_and_the_last_ranges_are_in_the_fi
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert written == ["0", "10", "20", "27"]
+
+
+def test_a_writing_that_is_interrupted_is_done_again_on_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "ranges.npz", Ranges.write
+
+    def interrupted(ranges: Ranges, path: Path) -> None:
+        monkeypatch.setattr(Ranges, "write", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ranges, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt), saving(path) as save:
+        save(RANGES)
+    assert Ranges.read(path).done == RANGES.done
