@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.export.engines.base_types import FP16_MAX, HEADROOM, USUAL, base_type_of
+from omni_rt.export.engines.graph_files import prepare
 from omni_rt.manifest import Manifest
+from tests.calibration.small import quick_miniature
 
 from .graphs import GraphBuilder
 
@@ -60,3 +64,21 @@ def test_stages_that_are_never_in_fp16_need_no_check() -> None:
         if usual != "float16":
             found = base_type_of(manifest(**{stage: 1e9}), stage, with_weight(1e9).graph)
             assert (found.base, found.reason) == (usual, "")
+
+
+@pytest.mark.parametrize(("largest", "base"), [(10.0, "FLOAT16"), (4e4, "BFLOAT16")])
+def test_a_layer_that_overflows_fp16_is_compiled_in_bf16_with_wide_ports(
+    largest: float, base: str, tmp_path: Path
+) -> None:
+    bundle = Bundle(quick_miniature().directory, manifest(dit_step=largest))
+    unrounded = replace(bundle.manifest, graphs=quick_miniature().manifest.graphs)
+    made = prepare(Bundle(bundle.directory, unrounded), "dit_step", tmp_path)
+    graph = ir.load(made.path).graph
+    others = {"FLOAT16", "BFLOAT16"} - {base}
+    types = {value.dtype.name for node in graph for value in node.outputs if value.dtype}
+    assert base in types
+    assert not types & others
+    narrow_ports = {p.name for p in graph.inputs if p.dtype == ir.DataType.FLOAT16}
+    assert ("k_00" in narrow_ports) == (base == "FLOAT16")
+    assert not [p.name for p in graph.inputs if p.dtype == ir.DataType.BFLOAT16]
+    assert bool(made.base.reason) == (base == "BFLOAT16")
