@@ -90,6 +90,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
             **_same_tokens(draft, manifest, recorder),
         },
         behaviour={},
+        largest=asked.recipes.largest,
     )
     certificate = verify.certificate(
         Bundle(draft, manifest),
@@ -105,9 +106,12 @@ def _reference_run(
     asked: Certification, recorder: Recorder, progress: Progress
 ) -> dict[str, Trajectory]:
     """Every case through the folded torch stages, which remember their calls."""
-    source = asked.source.directory
-    with Session(source, engine=recorder.engine, allow_uncertified=True) as session:
-        return _run(session, asked, asked.steps, progress, "reference", recorder)
+    return recorder.trajectories(
+        asked.cases,
+        plan=asked.course.plan(asked.steps),
+        cfg_scale=asked.course.cfg_scale,
+        tell=lambda name: progress(f"reference: {name}"),
+    )
 
 
 def _yardstick(
@@ -136,15 +140,12 @@ def _run(
     steps: int,
     progress: Progress,
     what: str,
-    recorder: Recorder | None = None,
 ) -> dict[str, Trajectory]:
     found = {}
     for case in asked.cases:
-        if recorder is None and case.request is None:
+        if case.request is None:
             continue
         progress(f"{what}: {case.name}")
-        if recorder is not None:
-            recorder.case = case.name
         course = asked.course
         made = run_case(session, case, plan=course.plan(steps), cfg_scale=course.cfg_scale)
         if made is not None:

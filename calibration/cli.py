@@ -157,13 +157,19 @@ def sizes(
         Path | None, typer.Option(help="config.json of the thinker; without it, the rest alone.")
     ] = None,
     target: Annotated[str, typer.Option(help="What it would be rounded for.")] = "cpu",
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|half", help="How the bundle that is quantised stores its weights."
+        ),
+    ] = "half",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of text.")
     ] = False,
 ) -> None:
     """How large a model of this configuration would be, computed from shapes alone.
 
-    What is not rounded is counted as `omni-rt export --weights half` stores it.
+    What is not rounded stays as `omni-rt export --weights` stored it; half is counted if not said.
 
     omni-rt sizes --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json --target orin
     """
@@ -172,7 +178,10 @@ def sizes(
         from omni_rt.calibration.sizes import configured_bytes
         from omni_rt.targets import target_named
 
-        found = configured_bytes(config, qwen_config, target_named(target))
+        if weights not in ("fp32", "half"):
+            raise ExportError(f"--weights is fp32 or half, not {weights!r}")
+        half = weights == "half"
+        found = configured_bytes(config, qwen_config, target_named(target), half=half)
         if as_json:
             terminal.print_json(found)
             return

@@ -43,6 +43,7 @@ class Recipe:
     folds: Folds
     fold_id: str
     attention: Mapping[str, float]  # sizes for attention in 8 bits; empty: it is not rounded
+    spared: frozenset[str] = frozenset()  # attentions that stay as they are all the same
 
 
 class StageGraph:
@@ -94,7 +95,7 @@ class StageGraph:
         if format is None:
             return rounded
         if recipe.attention:
-            round_attention(graph, recipe.attention, format)
+            round_attention(graph, recipe.attention, format, spared=recipe.spared)
         for table in _tables(graph):
             weight = table.inputs[0]
             assert weight is not None

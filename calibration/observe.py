@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from omni_rt.bundle import Bundle
+from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, Case
-from omni_rt.calibration.ranges import LayerRange, Ranges
+from omni_rt.calibration.ranges import MOST_ROWS, LayerRange, Ranges, merged, saving
 from omni_rt.calibration.trajectories import Course, run_case
 from omni_rt.engines import Engine
 from omni_rt.engines.registry import engine_loader
@@ -28,26 +29,27 @@ from omni_rt.errors import ExportError
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
+from omni_rt.export.tracing import StageSizes
 from omni_rt.session import Session
 
 Progress = Callable[[str], None]
 
-_ROWS = 384  # kept of each activation: enough for the error of a scale, small beside the weights
 _ROWS_PER_CALL = 6
 
 
 class Observer:
     """Torch modules of some stages, watched. `engine` lends them to a session."""
 
-    def __init__(self, bundle: Bundle, stages: Collection[str]) -> None:
-        sizes = sizes_of(bundle)
+    def __init__(self, bundle: Bundle, stages: Collection[str], sizes: StageSizes) -> None:
         self._stages = {name: stage_of(bundle, name, sizes) for name in stages}
         self._engines = {name: TorchEngine(stage) for name, stage in self._stages.items()}
         self._others = engine_loader("onnxruntime")
         self._rows: dict[tuple[str, str], _Rows] = {}
         for name, stage in self._stages.items():
+            read = {names[0] for names in StageGraph(bundle, name).groups()}
             for path, layer in _linears(stage.module):
-                rows = self._rows[name, path] = _Rows(seed=len(self._rows))
+                keeps = stage.official_name(f"{path}.weight") in read
+                rows = self._rows[name, path] = _Rows(seed=len(self._rows), keeps=keeps)
                 layer.register_forward_pre_hook(rows)
 
     def engine(self, bundle: Bundle, stage: str, threads: int | None) -> Engine:
@@ -89,12 +91,13 @@ class Observer:
         found = []
         for path, layer in _linears(stage.module):
             rows = self._rows[stage.name, path]
-            if not rows.kept:
+            if not rows.calls:
                 continue  # has not run yet
             channel_max = _largest(layer, "input_quantizer").reshape(-1)
             output_max = float(_largest(layer, "output_quantizer"))
             name = stage.official_name(f"{path}.weight")
-            own = LayerRange(channel_max=channel_max, rows=rows.sample(), output_max=output_max)
+            sample = rows.sample(len(channel_max))
+            own = LayerRange(channel_max=channel_max, rows=sample, output_max=output_max)
             found.append((name, own))
         return found
 
@@ -136,26 +139,32 @@ def _finite(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
 
 
 class _Rows:
-    """A hook that keeps some rows of each call; all calls have the same chance to stay."""
+    """A hook that keeps some rows of each call; all calls have the same chance to stay.
 
-    def __init__(self, seed: int) -> None:
+    Of matrices that read one activation only the first `keeps` any: they are the same.
+    """
+
+    def __init__(self, seed: int, *, keeps: bool) -> None:
         self.kept: list[Tensor] = []
-        self._stream, self._every, self._calls = np.random.RandomState(seed), 1, 0
+        self.calls = 0
+        self._stream, self._every, self._keeps = np.random.RandomState(seed), 1, keeps
 
     def __call__(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self._calls += 1
-        if self._calls % self._every:
+        self.calls += 1
+        if not self._keeps or self.calls % self._every:
             return
         rows = arguments[0].detach().flatten(0, -2)
         chosen = self._stream.choice(len(rows), min(_ROWS_PER_CALL, len(rows)), replace=False)
         self.kept.append(rows[np.sort(chosen)].float().cpu().clone())
-        if len(self.kept) * _ROWS_PER_CALL > 2 * _ROWS:
+        if len(self.kept) * _ROWS_PER_CALL > 2 * MOST_ROWS:
             self.kept, self._every = self.kept[::2], 2 * self._every
 
-    def sample(self) -> np.ndarray:
-        """[n, K], at most `_ROWS`."""
+    def sample(self, width: int) -> np.ndarray:
+        """[n, width], at most `MOST_ROWS`."""
+        if not self.kept:
+            return np.zeros((0, width), np.float32)
         rows = torch.cat(self.kept)
-        step = -(-len(rows) // _ROWS)
+        step = -(-len(rows) // MOST_ROWS)
         return rows[::step].numpy()
 
 
@@ -170,12 +179,13 @@ def observe(
     course: Course,
     progress: Progress,
 ) -> Ranges:
-    """Ranges of these stages over the whole set, saved in `path` after every case.
+    """Ranges of these stages over the whole set, saved in `path` between cases.
 
     The first `sampled` cases of a task run through `steps` steps or up to four more, so that their
     times differ; the others through one, since what is new about them is their words. A student's
     all run through its own few. A file of an interrupted run on the same graphs and set is gone on
-    with.
+    with: errors and Ctrl-C lose the case that was running, a kill what was observed since the last
+    writing.
     Raises ExportError if `path` is of other graphs, inputs or stages.
     """
     digests = {stage: bundle.graph_digest(stage) for stage in stages}
@@ -191,19 +201,22 @@ def observe(
     if before is not None and not rest:
         progress(f"ranges: {path.name} has all {len(before.done)} cases")
         return before
-    observer = Observer(bundle, stages)
+    observer = Observer(bundle, stages, sizes_of(bundle))
     done = list(before.done) if before is not None else []
     found: list[Ranges] = []
 
     def run() -> None:
-        with Session(bundle.directory, engine=observer.engine, allow_uncertified=True) as session:
+        with (
+            saving(path) as save,
+            Session(bundle.directory, engine=observer.engine, allow_uncertified=True) as session,
+        ):
             for case, count in rest:
                 progress(f"observing {case.name} ({len(done) + 1} of {len(inputs.cases)})")
                 run_case(session, case, plan=course.plan(count), cfg_scale=course.cfg_scale)
                 done.append(case.name)
-                layers = _merged(None if before is None else before.layers, observer.seen())
+                layers = merged(None if before is None else before.layers, observer.seen())
                 now = Ranges(layers=layers, inputs=observed_on, graphs=digests, done=tuple(done))
-                now.write(path)
+                save(now)
                 found[:] = [now]
 
     observer.watch(run)
@@ -239,28 +252,3 @@ def _before(path: Path, inputs: str, graphs: Mapping[str, str]) -> Ranges | None
             "--cfg-scale: remove it, or give another"
         )
     return before
-
-
-def _merged(
-    before: Mapping[str, Mapping[str, LayerRange]] | None,
-    now: Mapping[str, Mapping[str, LayerRange]],
-) -> dict[str, dict[str, LayerRange]]:
-    """Ranges of an interrupted run and of this one."""
-    if before is None:
-        return {stage: dict(layers) for stage, layers in now.items()}
-    merged = {stage: dict(layers) for stage, layers in before.items()}
-    for stage, layers in now.items():
-        own = merged.setdefault(stage, {})
-        for name, layer in layers.items():
-            own[name] = _joined([own[name], layer] if name in own else [layer])
-    return merged
-
-
-def _joined(parts: Sequence[LayerRange]) -> LayerRange:
-    rows = np.concatenate([part.rows for part in parts])
-    step = -(-len(rows) // _ROWS)
-    return LayerRange(
-        channel_max=np.max([part.channel_max for part in parts], axis=0),
-        rows=rows[::step],
-        output_max=max(part.output_max for part in parts),
-    )

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import omni_rt
 from omni_rt.bundle import Bundle
+from omni_rt.calibration.attention import products_of
 from omni_rt.calibration.certificate import Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
@@ -18,7 +19,7 @@ from omni_rt.calibration.ranges import Ranges
 from omni_rt.calibration.recipes import Recipes, make_recipes
 from omni_rt.calibration.recording import Recorder
 from omni_rt.calibration.search import Search, search
-from omni_rt.calibration.trajectories import Course, run_case
+from omni_rt.calibration.trajectories import Course
 from omni_rt.calibration.yardstick import FINER
 from omni_rt.certificate_page import certificate_page
 from omni_rt.errors import ExportError
@@ -28,7 +29,6 @@ from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
-from omni_rt.session import Session
 from omni_rt.targets import StageFormat, Target, target_named
 
 Progress = Callable[[str], None]
@@ -157,12 +157,12 @@ def _searched(
     )
     cases = {case.task: case for case in inputs.cases if case.request is not None}
     course = Course.of(bundle, options.cfg_scale)
-    plan = course.plan(options.steps)
-    with Session(bundle.directory, engine=recorder.engine, allow_uncertified=True) as session:
-        for case in cases.values():
-            progress(f"recording {case.name}")
-            recorder.case = case.name
-            run_case(session, case, plan=plan, cfg_scale=course.cfg_scale)
+    recorder.trajectories(
+        cases.values(),
+        plan=course.plan(options.steps),
+        cfg_scale=course.cfg_scale,
+        tell=lambda name: progress(f"recording {name}"),
+    )
     return search(
         recorder.stage("dit_step"),
         recipes.smoothings["dit_step"],
@@ -171,6 +171,11 @@ def _searched(
         budget=budget,
         cfg_scale=course.cfg_scale,
         progress=progress,
+        attentions={
+            name: sizes
+            for name, sizes in products_of(recipe.attention).items()
+            if name not in recipe.spared
+        },
     )
 
 

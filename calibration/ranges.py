@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,10 @@ from omni_rt.errors import ExportError
 from omni_rt.whole_file import draft_of
 
 Floats = NDArray[np.float32]
+MOST_ROWS = (
+    384  # kept of each activation: enough for the error of a scale, small beside the weights
+)
+_TIMES_A_WRITE = 20  # observing goes on so many times as long as the last writing took
 _FACTS = "facts"
 _DAMAGED = (
     OSError,
@@ -33,7 +40,8 @@ class LayerRange:
     """Of one matrix [N, K]: the activation it reads, and how large its output became."""
 
     channel_max: Floats  # [K], largest absolute value of each channel
-    rows: Floats  # [n, K], a sample over cases, times and tokens
+    rows: Floats  # [n, K], a sample over cases, times and tokens; none unless it is the first of
+    # those that read this activation
     output_max: float
 
 
@@ -88,3 +96,59 @@ def _layers(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, dict[str, La
                 output_max=float(arrays[stem + "/output"]),
             )
     return layers
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[Callable[[Ranges], None]]:
+    """A function that puts ranges in place of those in a file: the last ones it was given, once
+    this is left for whatever reason, and before that as often as a twentieth of the time allows.
+
+    The file holds all ranges, a gigabyte of an official model's, so it is not written after every
+    case.
+    """
+    last: list[Ranges] = []
+    free_at = -math.inf
+
+    def write() -> None:
+        nonlocal free_at
+        begun = time.monotonic()
+        last[0].write(path)
+        last.clear()  # not before: a writing that is interrupted is done again on the way out
+        ended = time.monotonic()
+        free_at = ended + _TIMES_A_WRITE * (ended - begun)
+
+    def save(ranges: Ranges) -> None:
+        last[:] = [ranges]
+        if time.monotonic() >= free_at:
+            write()
+
+    try:
+        yield save
+    finally:
+        if last:
+            write()
+
+
+def merged(
+    before: Mapping[str, Mapping[str, LayerRange]] | None,
+    now: Mapping[str, Mapping[str, LayerRange]],
+) -> dict[str, dict[str, LayerRange]]:
+    """Ranges of an interrupted run and of this one."""
+    if before is None:
+        return {stage: dict(layers) for stage, layers in now.items()}
+    merged = {stage: dict(layers) for stage, layers in before.items()}
+    for stage, layers in now.items():
+        own = merged.setdefault(stage, {})
+        for name, layer in layers.items():
+            own[name] = _joined([own[name], layer] if name in own else [layer])
+    return merged
+
+
+def _joined(parts: Sequence[LayerRange]) -> LayerRange:
+    rows = np.concatenate([part.rows for part in parts])
+    step = max(1, -(-len(rows) // MOST_ROWS))
+    return LayerRange(
+        channel_max=np.max([part.channel_max for part in parts], axis=0),
+        rows=rows[::step],
+        output_max=max(part.output_max for part in parts),
+    )

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.attention import attention_sizes
+from omni_rt.calibration.attention import attention_sizes, products_of
 from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.graph_writer import Recipe, StageGraph
 from omni_rt.calibration.groups import Group, groups_of
+from omni_rt.calibration.magnitudes import largest_value
 from omni_rt.calibration.ranges import LayerRange, Ranges
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
 from omni_rt.errors import ExportError
@@ -41,7 +42,8 @@ class Recipes:
 
     by_stage: Mapping[str, Recipe]
     smoothings: Mapping[str, tuple[Smoothing, ...]]  # by stage
-    kept: tuple[str, ...]  # matrices of the blocks that are not rounded
+    kept: tuple[str, ...]  # matrices and attentions of the blocks that are not rounded
+    largest: Mapping[str, float]  # of what a stage's products read and put out, folded
 
 
 def families(stages: Collection[str], formats: Mapping[str, StageFormat]) -> list[tuple[str, ...]]:
@@ -70,13 +72,15 @@ def make_recipes(
 ) -> Recipes:
     """Choose factors and scales for every stage.
 
-    Matrices in `keep` are not rounded, nor are those that read the same activation.
+    Matrices in `keep` are not rounded, nor are those that read the same activation, nor attentions
+    that are named there.
     Raises ExportError for a matrix that was never observed, and for one in `keep` that is in none
     of the groups.
     """
     recipes: dict[str, Recipe] = {}
     unknown = set(keep)
     chosen: dict[str, tuple[Smoothing, ...]] = {}
+    largest: dict[str, float] = {}
     for family in families(bundle.manifest.graphs, formats):
         graphs = {stage: StageGraph(bundle, stage) for stage in family}
         tensors = {n: t for graph in graphs.values() for n, t in graph.tensors.items()}
@@ -92,18 +96,25 @@ def make_recipes(
                         weights = [tensors[name].float32() for name in group.matrices]
                         known[group.matrices] = smoothed(group, seen, weights, format)
                 chosen[stage] = tuple(known[n] for n in graph.groups() if n in known)
-        folds = Folds(s for stage in family for s in chosen.get(stage, ()))
+        together = [s for stage in family for s in chosen.get(stage, ())]
+        folds = Folds(together)
         for stage in family:
+            if stage in ranges.layers:
+                own = chosen.get(stage, ())
+                largest[stage] = largest_value(ranges.layers[stage], own, together)
+            sizes = _attention(stage, formats, ranges, chosen.get(stage, ()))
             recipes[stage] = Recipe(
                 format=FORMATS[formats[stage]] if stage in formats else None,
                 smoothings=by_matrix(chosen.get(stage, ())),
                 folds=folds,
                 fold_id=_fold_id(folds) if stage in _FOLDED_TOGETHER else "fp32",
-                attention=_attention(stage, formats, ranges, chosen.get(stage, ())),
+                attention=sizes,
+                spared=frozenset(keep) & set(products_of(sizes)),
             )
+            unknown -= recipes[stage].spared
     if unknown:
         raise ExportError(f"cannot keep {', '.join(sorted(unknown))}: no such matrix is rounded")
-    return Recipes(by_stage=recipes, smoothings=chosen, kept=tuple(sorted(keep)))
+    return Recipes(by_stage=recipes, smoothings=chosen, kept=tuple(sorted(keep)), largest=largest)
 
 
 def _attention(

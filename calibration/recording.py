@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omni_rt.bundle import Bundle
+from omni_rt.calibration.case import Case
 from omni_rt.calibration.smooth import Folds
+from omni_rt.calibration.trajectories import Trajectory, run_case
 from omni_rt.engines import Array, Engine
 from omni_rt.engines.registry import engine_loader
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
+from omni_rt.session import Session
 
 # What runs once for each step or token; all else runs once or twice for a case.
 _MANY_CALLS = ("dit_step", "thinker_lm")
@@ -80,6 +83,25 @@ class Recorder:
         most = self._most if stage in _MANY_CALLS else 1
         self._engines[stage] = RecordingEngine(module, self, most=most)
         return self._engines[stage]
+
+    def trajectories(
+        self,
+        cases: Iterable[Case],
+        *,
+        plan: str,
+        cfg_scale: float,
+        tell: Callable[[str], None],
+    ) -> dict[str, Trajectory]:
+        """Run cases, whose calls are kept. Returns what those that make sound came to, by name."""
+        found = {}
+        with Session(self._bundle.directory, engine=self.engine, allow_uncertified=True) as session:
+            for case in cases:
+                tell(case.name)
+                self.case = case.name
+                made = run_case(session, case, plan=plan, cfg_scale=cfg_scale)
+                if made is not None:
+                    found[case.name] = made
+        return found
 
     def stage(self, name: str) -> Stage:
         """The torch stage that was recorded, with its folds."""

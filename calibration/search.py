@@ -1,23 +1,23 @@
 """Mixed precision: which groups of matrices may be rounded under an error budget.
 
-Each group alone is rounded in the torch stage, and the guided velocity is compared with the exact
-one at states all along real trajectories: the error goes through all that follows, and weighs as
-it does for whoever listens. Errors of different groups are independent, so their squares add up.
+Each group of matrices, and each attention in FP8, is rounded alone in the torch stage, and the
+guided velocity is compared with the exact one at states all along real trajectories: the error goes
+through all that follows, and weighs as it does for whoever listens. Errors of different groups are
+independent, so their squares add up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from torch import Tensor, nn
 
+from omni_rt.calibration.attention import CROSS, ProductSizes
 from omni_rt.calibration.formats import Format
 from omni_rt.calibration.recording import Recorded
-from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
+from omni_rt.calibration.rounded_stage import linear, rounded
 from omni_rt.calibration.smooth import Smoothing
 from omni_rt.compare_steps import guided
 from omni_rt.errors import ExportError
@@ -34,7 +34,7 @@ class Sensitivity:
 
     group: str
     error: float  # relative L2 over all states
-    values: int  # of its matrices: what keeping it in high precision costs
+    values: int  # multiplications for a token: what keeping it in high precision costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +63,31 @@ def search(
     budget: float,
     cfg_scale: float,
     progress: Progress,
+    attentions: Mapping[str, ProductSizes] | None = None,
 ) -> Search:
     """The cheapest assignment whose measured error is at most `budget` (relative L2).
 
     Where the measured error is above the predicted one, the aim is lowered by their ratio.
     Raises ExportError for a budget that even one rounded group would miss.
     """
-    found = sensitivities(stage, smoothings, calls, format, cfg_scale=cfg_scale, progress=progress)
+    attentions = attentions or {}
+    found = sensitivities(
+        stage,
+        smoothings,
+        calls,
+        format,
+        cfg_scale=cfg_scale,
+        progress=progress,
+        attentions=attentions,
+    )
     exact, aim = [guided(call.arrays["v"], cfg_scale) for call in calls], budget
     while True:
         assignment = cheapest(found, budget=aim)
         rest = [s for s in smoothings if s.group.name not in assignment.kept]
-        if not rest:
+        also = {name: own for name, own in attentions.items() if name not in assignment.kept}
+        if not rest and not also:
             raise ExportError(f"no group of matrices can be rounded within an error of {budget:g}")
-        with rounded(stage, rest, format):
+        with rounded(stage, rest, format, also):
             measured = velocity_error(stage, calls, exact, cfg_scale=cfg_scale)
         progress(f"{len(assignment.kept)} groups kept: error {measured:.4f} of {budget:g}")
         if measured <= budget:
@@ -92,17 +103,62 @@ def sensitivities(
     *,
     cfg_scale: float,
     progress: Progress,
+    attentions: Mapping[str, ProductSizes] | None = None,
 ) -> list[Sensitivity]:
-    """Of every group of `stage` (folded, exact) at recorded calls of the guided step."""
+    """Of every group and attention of `stage` (folded, exact) at recorded calls of the guided step.
+
+    attentions: those that are in FP8, with their sizes.
+    """
     exact = [guided(call.arrays["v"], cfg_scale) for call in calls]
     found = []
-    for i, smoothing in enumerate(smoothings):
-        progress(f"sensitivity {i + 1} of {len(smoothings)}: {smoothing.group.name}")
-        with rounded(stage, [smoothing], format):
+    for i, one in enumerate(candidates := _candidates(stage, smoothings, calls, attentions or {})):
+        progress(f"sensitivity {i + 1} of {len(candidates)}: {one.name}")
+        with rounded(stage, one.smoothings, format, one.attentions):
             error = velocity_error(stage, calls, exact, cfg_scale=cfg_scale)
-        values = sum(_linear(stage, name).weight.numel() for name in smoothing.group.matrices)
-        found.append(Sensitivity(group=smoothing.group.name, error=error, values=values))
+        found.append(Sensitivity(group=one.name, error=error, values=one.values))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """What is rounded, or kept, as one."""
+
+    name: str
+    values: int
+    smoothings: Sequence[Smoothing] = ()
+    attentions: Mapping[str, ProductSizes] = field(default_factory=dict)
+
+
+def _candidates(
+    stage: Stage,
+    smoothings: Sequence[Smoothing],
+    calls: Sequence[Recorded],
+    attentions: Mapping[str, ProductSizes],
+) -> list[_Candidate]:
+    groups = [
+        _Candidate(
+            name=s.group.name,
+            values=sum(linear(stage, name).weight.numel() for name in s.group.matrices),
+            smoothings=[s],
+        )
+        for s in smoothings
+    ]
+    return groups + [
+        _Candidate(name=name, values=_products_of(name, calls), attentions={name: sizes})
+        for name, sizes in attentions.items()
+    ]
+
+
+def _products_of(attention: str, calls: Sequence[Recorded]) -> int:
+    """Multiplications of an attention for one token: two of the width with every key."""
+    width = calls[0].arrays["prepend"].shape[-1]
+    keys = [
+        call.arrays["k_00"].shape[-2]
+        if attention.endswith(CROSS)
+        else call.arrays["prepend"].shape[1] + call.arrays["x"].shape[-1]
+        for call in calls
+    ]
+    return 2 * width * max(keys)
 
 
 def cheapest(found: Sequence[Sensitivity], *, budget: float) -> Assignment:
@@ -144,44 +200,3 @@ def velocity_error(
     return rel_l2(
         np.concatenate([m.ravel() for m in made]), np.concatenate([e.ravel() for e in exact])
     )
-
-
-@contextmanager
-def rounded(stage: Stage, smoothings: Sequence[Smoothing], format: Format) -> Iterator[None]:
-    """The folded stage with these groups rounded as the graph will have them."""
-    exact: Mapping[nn.Linear, Tensor] = {
-        _linear(stage, name): _linear(stage, name).weight.data
-        for smoothing in smoothings
-        for name in smoothing.group.matrices
-    }
-    hooks = []
-    try:
-        for smoothing in smoothings:
-            for name in smoothing.group.matrices:
-                layer = _linear(stage, name)
-                hooks.append(layer.register_forward_pre_hook(_rounding(smoothing.largest, format)))
-                matrix = rounded_matrix(layer.weight.data, format, importance=smoothing.importance)
-                layer.weight.data = matrix.dequantised()
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, weight in exact.items():
-            layer.weight.data = weight
-
-
-def _rounding(
-    largest: float, format: Format
-) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (rounded_activation(arguments[0], largest, format), *arguments[1:])
-
-    return hook
-
-
-def _linear(stage: Stage, name: str) -> nn.Linear:
-    """The module whose weight has this official name."""
-    for path, module in stage.module.named_modules():
-        if isinstance(module, nn.Linear) and stage.official_name(f"{path}.weight") == name:
-            return module
-    raise AssertionError(name)

@@ -31,8 +31,13 @@ class StageBytes:
     shared_with: str | None = None  # the stage whose file holds the same weights
 
 
-def bundle_bytes(names: tuple[str, ...], sizes: StageSizes, target: Target) -> list[StageBytes]:
-    """Each stage's share. What two stages hold alike is counted for the first of them."""
+def bundle_bytes(
+    names: tuple[str, ...], sizes: StageSizes, target: Target, *, half: bool = True
+) -> list[StageBytes]:
+    """Each stage's share. What two stages hold alike is counted for the first of them.
+
+    half: what is not rounded is in 16 bits where it can be, as in the bundle that is quantised.
+    """
     counted: dict[tuple[str, str], str] = {}
     found = []
     for name in names:
@@ -41,7 +46,8 @@ def bundle_bytes(names: tuple[str, ...], sizes: StageSizes, target: Target) -> l
         shared = None
         for key, shape in _weights(stage).items():
             values = math.prod(shape)
-            own = _stored_bytes(stage, key, shape, None if format is None else FORMATS[format])
+            known = None if format is None else FORMATS[format]
+            own = _stored_bytes(stage, key, shape, known, half=half)
             first = counted.setdefault((stage.official_name(key), format or ""), name)
             if first != name:
                 shared = first
@@ -60,20 +66,24 @@ def bundle_bytes(names: tuple[str, ...], sizes: StageSizes, target: Target) -> l
     return found
 
 
-def configured_bytes(config: Path, thinker_config: Path | None, target: Target) -> list[StageBytes]:
+def configured_bytes(
+    config: Path, thinker_config: Path | None, target: Target, *, half: bool = True
+) -> list[StageBytes]:
     """Of every stage of a configuration, with Synchformer in its published size.
 
     Raises ExportError if a configuration cannot be read.
     """
     sizes = configured_sizes(config, thinker_config)
-    return bundle_bytes(configured_stages(sizes), sizes, target)
+    return bundle_bytes(configured_stages(sizes), sizes, target, half=half)
 
 
 def _weights(stage: Stage) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in tensors_of(stage.module).items()}
 
 
-def _stored_bytes(stage: Stage, key: str, shape: tuple[int, ...], format: Format | None) -> int:
+def _stored_bytes(
+    stage: Stage, key: str, shape: tuple[int, ...], format: Format | None, *, half: bool
+) -> int:
     values = math.prod(shape)
     if format is not None and isinstance(_owner(stage, key), nn.Embedding):
         return values + _SCALE_BYTES * shape[0]
@@ -82,7 +92,7 @@ def _stored_bytes(stage: Stage, key: str, shape: tuple[int, ...], format: Format
             return values + _SCALE_BYTES * shape[0]
         return values // 2 + _SCALE_BYTES * (values // format.block)
     is_vector = sum(size > 1 for size in shape) < 2
-    return values * (4 if is_vector or values < SMALLEST else 2)
+    return values * (2 if half and not is_vector and values >= SMALLEST else 4)
 
 
 def _is_matrix(stage: Stage, key: str) -> bool:

@@ -20,7 +20,9 @@ from omni_rt.calibration.ranges import LayerRange
 from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
 
 _ALPHAS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
-_LEAST = 1e-5  # of a channel's size: dead channels have a factor too
+# The least size of a channel: dead ones have a factor too. SmoothQuant's own code has the same
+# (`clamp(min=1e-5)` in mit-han-lab/smoothquant, smooth.py).
+_LEAST = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

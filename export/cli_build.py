@@ -122,12 +122,13 @@ def _print(engines: TargetEngines, out: Path) -> None:
             str(len(spec.profiles)),
             f"{spec.rounded_products}",
             f"{spec.fused_attentions} of {spec.attentions}",
+            spec.base_type,
         )
         for stage, spec in engines.stages.items()
     ]
     columns = (
         "stage", "s", "RSS MB", "plan MB", "weights MB", "activation MB", "profiles", "rounded",
-        "fused",
+        "fused", "else",
     )  # fmt: skip
     device = "sm_" + engines.compute_capability.replace(".", "")
     terminal.print_table(
@@ -136,4 +137,7 @@ def _print(engines: TargetEngines, out: Path) -> None:
         columns,
         rows,
     )
+    for stage, spec in engines.stages.items():
+        if spec.base_reason:
+            terminal.say(f"{stage} computes in {spec.base_type}: {spec.base_reason}")
     terminal.say(f"{out} written")

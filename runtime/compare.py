@@ -24,7 +24,7 @@ from omni_rt.compare_sounds import (
 )
 from omni_rt.compare_stages import PAIR, Opened, Tell, compared_stages, opened
 from omni_rt.compare_steps import Race, compared_pair, has_pair, parity_prepared, raced
-from omni_rt.comparison import Comparison, Made, StepTime, VelocityDifference
+from omni_rt.comparison import Comparison, Made, VelocityDifference
 from omni_rt.encode import Prepared
 from omni_rt.engines.registry import AUTO, LoadEngine, resolved
 from omni_rt.errors import RequestError
@@ -32,6 +32,7 @@ from omni_rt.options import Sampling, checked_seed
 from omni_rt.plan_choice import PlanChoice
 from omni_rt.sampling import Noise
 from omni_rt.tasks import Request
+from omni_rt.timing import Timing
 
 DEFAULT_PLAN, DEFAULT_SEED = "ab3-25", 0
 
@@ -154,7 +155,7 @@ class _Job:
 
     def compared(self) -> Compared:
         outputs = dict(compared_stages(self.sides[0], self._b, self.notes, self.tell))
-        times: tuple[StepTime | None, ...] = (None, None)
+        times: tuple[Timing | None, ...] = (None, None)
         velocity: tuple[VelocityDifference, ...] = ()
         if has_pair(self.sides):
             self.tell("+".join(PAIR))

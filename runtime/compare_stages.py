@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omni_rt.bundle import Bundle
-from omni_rt.comparison import Difference, Side, StageFacts, StepTime
+from omni_rt.comparison import Difference, Side, StageFacts
 from omni_rt.engine_pool import EnginePool
 from omni_rt.engines import Array, Engine
 from omni_rt.engines.registry import LoadEngine, engine_loader
 from omni_rt.errors import BundleError, EngineError
+from omni_rt.timing import Timing
 from omni_rt.verify import flat, grouped, stage_inputs
 
 PAIR = ("context", "dit_step")  # folded into each other when they are rounded
@@ -52,7 +53,7 @@ class Opened:
                 "run `omni-rt verify` on this bundle"
             )
 
-    def side(self, step: StepTime | None) -> Side:
+    def side(self, step: Timing | None) -> Side:
         """What is to be said of it alone."""
         manifest = self.bundle.manifest
         sizes = {path: spec.size_bytes for path, spec in manifest.files.items()}

@@ -14,11 +14,12 @@ import numpy as np
 
 from omni_rt.bundle import Bundle
 from omni_rt.compare_stages import PAIR, Opened, parity_inputs, parity_outputs, same_stages
-from omni_rt.comparison import Difference, StepTime, VelocityDifference
+from omni_rt.comparison import Difference, VelocityDifference
 from omni_rt.encode import Context, Floats, Prepared
 from omni_rt.engines import Array, BoundEngine
 from omni_rt.metrics import rel_l2
 from omni_rt.sampling import stack_contexts
+from omni_rt.timing import Timing
 
 # ONNX Runtime's threads spin after their work (1.31: for 40 ms of processor time, measured), and
 # would slow the other bundle's.
@@ -29,7 +30,7 @@ PAUSE_S = 0.2
 class Race:
     """Times of each bundle, and B's velocities against A's (none if there is one bundle)."""
 
-    times: tuple[StepTime, ...]
+    times: tuple[Timing, ...]
     velocity: tuple[VelocityDifference, ...]
 
 
@@ -92,7 +93,7 @@ def raced(
     for step in range(runs):
         t[:] = 1 - step / runs
         for side, engine, taken, v in zip(sides, bound, seconds, velocities, strict=True):
-            taken.append(_turn(engine))
+            taken.append(timed_turn(engine))
             side.check_finite(v, "dit_step gave", "velocities")
         mixed = [guided(v, cfg_scale) for v in velocities]
         if len(sides) == 2:
@@ -104,7 +105,7 @@ def raced(
                 )
             )
         x -= mixed[0] / np.float32(runs)
-    return Race(times=tuple(StepTime.of(taken) for taken in seconds), velocity=tuple(found))
+    return Race(times=tuple(Timing.of(taken) for taken in seconds), velocity=tuple(found))
 
 
 def _bound(side: Opened, prepared: Prepared, x: Floats, t: Array, v: Floats) -> BoundEngine:
@@ -118,7 +119,7 @@ def _bound(side: Opened, prepared: Prepared, x: Floats, t: Array, v: Floats) -> 
     return side.pool.get("dit_step").bind(buffers)
 
 
-def _turn(engine: BoundEngine) -> float:
+def timed_turn(engine: BoundEngine) -> float:
     """Seconds of a step after one that is not timed."""
     time.sleep(PAUSE_S)
     engine.enqueue()

@@ -57,7 +57,7 @@ def _bundles(c: Comparison) -> Table:
         row("MB on disk", lambda side: f"{side.size_bytes / 1e6:.2f}", c.size_ratio),
         row("MB of graphs", lambda side: f"{side.graphs_bytes / 1e6:.2f}", c.graphs_ratio),
         row("loading, s", _load_s),
-        row("step, median ms", lambda side: _step(side, "median_s"), c.step_ratio),
+        row("step, median ms", lambda side: _step(side, "p50_s"), c.step_ratio),
         row("step, min ms", lambda side: _step(side, "min_s"), _least_ratio(c)),
     ]
     last = () if c.b is None else ("B / A",)
@@ -73,7 +73,7 @@ def _ms(seconds: float | None) -> str:
     return "–" if seconds is None else f"{1e3 * seconds:.2f}"
 
 
-def _step(side: Side, figure: Literal["median_s", "min_s"]) -> str:
+def _step(side: Side, figure: Literal["p50_s", "min_s"]) -> str:
     return _ms(None if side.step is None else getattr(side.step, figure))
 
 

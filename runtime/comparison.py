@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from omni_rt.audio_metrics import SoundDifference
 from omni_rt.manifest import Precision
 from omni_rt.metrics import measure
+from omni_rt.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +42,6 @@ class StageFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepTime:
-    """Seconds of one step at equal inputs, A and B taking turns."""
-
-    median_s: float
-    min_s: float
-    runs: int
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> StepTime:
-        return cls(median_s=float(np.median(seconds)), min_s=min(seconds), runs=len(seconds))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One of the two bundles."""
 
@@ -64,7 +51,7 @@ class Side:
     size_bytes: int  # of all its files: text, plans and parity data too
     graphs_bytes: int  # of graphs and weights
     stages: Mapping[str, StageFacts]
-    step: StepTime | None
+    step: Timing | None  # of one step at equal inputs, A and B taking turns
 
     @property
     def label(self) -> str:
@@ -121,7 +108,7 @@ class Comparison:
         """B's median time per step over A's."""
         if self.b is None or self.b.step is None or self.a.step is None:
             return None
-        return self.b.step.median_s / self.a.step.median_s
+        return self.b.step.p50_s / self.a.step.p50_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from omni_rt.manifest import Manifest
 from omni_rt.timing import WARM_UP_RUNS, Timing
 from omni_rt.whole_file import draft_of
 
-SCHEMA = 1
+SCHEMA = 2
 LOOP = "loop, one step"
 _MAX_FILE_BYTES = 1 << 20
 

@@ -180,11 +180,14 @@ class Rounding:
     target: str
     source: str  # id of the unrounded bundle
     inputs: str  # digest of what the ranges were observed on
-    high_precision: tuple[str, ...]  # matrices that stayed so, with those that read the same
+    high_precision: tuple[str, ...]  # matrices that stayed so, with those that read the same, and
+    # attentions
     sensitivity: Mapping[str, float]  # of the step's groups, if searched: error of each alone
     velocity: tuple[VelocityError, ...]
     figures: Mapping[str, Figure]  # latents and sound after whole trajectories
     behaviour: Mapping[str, Behaviour]  # by kind of example; of the miniature alone
+    largest: Mapping[str, float] = field(default_factory=dict)  # by stage: what its products read
+    # and put out, as large as it was observed, folded; compilers choose 16-bit types by it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +233,7 @@ class EngineSpec:
     fused_attentions: int
     attentions: int
     signature: str  # HMAC-SHA256 over the plan and where it belongs, with a key of the builder's
+    base_reason: str = ""  # why it is that type, where it is not the usual or nothing is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from omni_rt.bench import peak_rss_bytes
 from omni_rt.bundle import Bundle
 from omni_rt.engines.tensorrt import CAPTURED
 from omni_rt.errors import ExportError
-from omni_rt.export.engines.graph_files import BASE_TYPES, prepare
+from omni_rt.export.engines.graph_files import prepare
 from omni_rt.export.engines.profiles import Buckets, profiles_of
 from omni_rt.export.engines.proof import prove
 from omni_rt.export.engines.tensorrt import compile_graph
@@ -80,7 +80,8 @@ def compile_stage(job: StageJob) -> StageBuild:
         spec=EngineSpec(
             path=job.stored_as,
             graph=bundle.graph_digest(job.stage),
-            base_type=BASE_TYPES[job.stage],
+            base_type=graph.base.base,
+            base_reason=graph.base.reason,
             profiles=tuple(
                 ProfileSpec(sizes=sizes, activation_bytes=needed)
                 for sizes, needed in zip(profiles, plan.compiled.activation_bytes, strict=True)

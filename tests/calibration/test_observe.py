@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from omni_rt.audio import Audio
 from omni_rt.calibration import observe as observing
+from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, Case
 from omni_rt.calibration.observe import Observer, observe
 from omni_rt.calibration.ranges import Ranges
@@ -25,7 +26,12 @@ from omni_rt.errors import EngineError, ExportError
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.session import Session
 from omni_rt.tasks import GENERATION, make_request
-from tests.calibration.small import miniature_stage, parity_inputs, quick_miniature
+from tests.calibration.small import (
+    miniature_sizes,
+    miniature_stage,
+    parity_inputs,
+    quick_miniature,
+)
 
 pytest.importorskip("modelopt")
 
@@ -111,6 +117,8 @@ def test_all_matrices_have_a_range_that_covers_their_rows(whole: tuple[Path, Ran
     _, ranges = whole
     for stage, layers in ranges.layers.items():
         module = miniature_stage(stage)
+        first = {names[0] for names in StageGraph(quick_miniature(), stage).groups()}
+        assert len(first) < len(layers)  # queries, keys and values read the same
         widths = {
             module.official_name(f"{path}.weight"): layer.in_features
             for path, layer in module.module.named_modules()
@@ -120,7 +128,8 @@ def test_all_matrices_have_a_range_that_covers_their_rows(whole: tuple[Path, Ran
         for name, layer in layers.items():
             assert layer.channel_max.shape == (widths[name],)
             assert layer.rows.shape[1] == widths[name]
-            assert 0 < len(layer.rows) <= 384
+            assert len(layer.rows) <= 384
+            assert bool(len(layer.rows)) == (name in first)
             assert (np.abs(layer.rows) <= layer.channel_max * (1 + 1e-6)).all()
             assert layer.output_max > 0
 
@@ -219,7 +228,7 @@ def context_inputs(*, first: float | None = None) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_an_error_that_names_the_layer(value: float) -> None:
-    observer = Observer(quick_miniature(), ["context"])
+    observer = Observer(quick_miniature(), ["context"], miniature_sizes())
     engine = observer.engine(quick_miniature(), "context", None)
 
     def run() -> None:
@@ -232,7 +241,7 @@ def test_what_is_not_finite_is_an_error_that_names_the_layer(value: float) -> No
 
 def test_an_output_that_overflows_is_an_error_that_names_the_layer() -> None:
     """All that the last projections read is finite; what one makes of it is not."""
-    observer = Observer(quick_miniature(), ["context"])
+    observer = Observer(quick_miniature(), ["context"], miniature_sizes())
     engine = observer.engine(quick_miniature(), "context", None)
     assert isinstance(engine, TorchEngine)
     engine.stage.module.layers[1].cross_attn.to_v.weight.mul_(1e38)
@@ -270,7 +279,7 @@ def test_a_run_over_what_is_not_finite_saves_none_of_it(
 
 
 def test_modules_compute_exactly_what_they_did_while_they_are_observed() -> None:
-    observer = Observer(quick_miniature(), ["context"])
+    observer = Observer(quick_miniature(), ["context"], miniature_sizes())
     engine = observer.engine(quick_miniature(), "context", None)
     found: list[dict[str, np.ndarray]] = [engine.run(**context_inputs())]
     observer.watch(lambda: found.append(engine.run(**context_inputs())))
@@ -279,7 +288,7 @@ def test_modules_compute_exactly_what_they_did_while_they_are_observed() -> None
 
 
 def test_channel_maxima_are_those_of_all_that_was_read() -> None:
-    observer = Observer(quick_miniature(), ["context"])
+    observer = Observer(quick_miniature(), ["context"], miniature_sizes())
     engine = observer.engine(quick_miniature(), "context", None)
     read: dict[str, list[Tensor]] = {}
     made: dict[str, list[Tensor]] = {}
@@ -318,11 +327,11 @@ def test_channel_maxima_are_those_of_all_that_was_read() -> None:
 
 
 def test_kept_rows_are_spread_evenly_over_all_calls() -> None:
-    rows = observing._Rows(seed=0)
+    rows = observing._Rows(seed=0, keeps=True)
     calls = 3000
     for i in range(calls):
         rows(nn.Identity(), (torch.full((2, 5, 3), float(i)),))
-    kept = rows.sample()
+    kept = rows.sample(3)
     assert 150 <= len(kept) <= 384
     quarters = Counter((kept[:, 0] // (calls / 4)).astype(int).tolist())
     assert set(quarters) == {0, 1, 2, 3}
@@ -330,10 +339,10 @@ def test_kept_rows_are_spread_evenly_over_all_calls() -> None:
 
 
 def test_few_rows_are_all_kept() -> None:
-    rows = observing._Rows(seed=0)
+    rows = observing._Rows(seed=0, keeps=True)
     given = torch.arange(12.0).reshape(4, 3)
     rows(nn.Identity(), (given,))
-    assert np.array_equal(rows.sample(), given.numpy())
+    assert np.array_equal(rows.sample(3), given.numpy())
 
 
 def test_a_case_that_an_engine_breaks_down_on_is_named() -> None:

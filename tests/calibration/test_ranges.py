@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omni_rt.calibration.ranges import LayerRange, Ranges
+from omni_rt.calibration import ranges as ranging
+from omni_rt.calibration.ranges import LayerRange, Ranges, saving
 from omni_rt.errors import ExportError
 
 
@@ -151,3 +152,45 @@ def test_a_file_that_is_not_there_is_an_error_of_ours(tmp_path: Path) -> None:
         Ranges.read(tmp_path / "none.npz")
     with pytest.raises(ExportError):
         Ranges.read(tmp_path)
+
+
+def test_writing_takes_a_twentieth_of_the_time_and_the_last_ranges_are_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case takes 10 s, a writing 5: so one in ten is written, and the last on the way out."""
+    now = 0.0
+    written: list[str] = []
+
+    def write(ranges: Ranges, _: Path) -> None:
+        nonlocal now
+        now += 5
+        written.append(ranges.done[-1])
+
+    def interrupted() -> None:
+        nonlocal now
+        with saving(tmp_path / "ranges.npz") as save:
+            for case in range(28):
+                now += 10
+                save(Ranges(layers={}, inputs="", graphs={}, done=(str(case),)))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranging.time, "monotonic", lambda: now)
+    monkeypatch.setattr(Ranges, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert written == ["0", "10", "20", "27"]
+
+
+def test_a_writing_that_is_interrupted_is_done_again_on_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "ranges.npz", Ranges.write
+
+    def interrupted(ranges: Ranges, path: Path) -> None:
+        monkeypatch.setattr(Ranges, "write", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ranges, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt), saving(path) as save:
+        save(RANGES)
+    assert Ranges.read(path).done == RANGES.done

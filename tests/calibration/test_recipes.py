@@ -18,7 +18,7 @@ from omni_rt.calibration.formats import FORMATS
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.ranges import LayerRange, Ranges
 from omni_rt.calibration.recipes import Recipes, families, is_rounded, make_recipes
-from omni_rt.calibration.search import rounded
+from omni_rt.calibration.rounded_stage import rounded
 from omni_rt.calibration.smooth import Folds
 from omni_rt.errors import ExportError
 from omni_rt.metrics import rel_l2

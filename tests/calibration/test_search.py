@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from omni_rt.calibration.formats import FORMATS
+from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.groups import Group
 from omni_rt.calibration.recording import Recorded
+from omni_rt.calibration.rounded_stage import rounded
 from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
 from omni_rt.calibration.search import (
     Sensitivity,
     cheapest,
-    rounded,
     search,
     sensitivities,
     velocity_error,
@@ -27,10 +28,17 @@ from omni_rt.compare_steps import guided
 from omni_rt.contract import Ports
 from omni_rt.errors import ExportError
 from omni_rt.export.graphs import Stage
+from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.manifest import TensorSpec
 from omni_rt.metrics import rel_l2
 from omni_rt.targets import StageFormat
-from tests.calibration.small import noise, smoothing
+from tests.calibration.small import (
+    miniature_stage,
+    noise,
+    parity_inputs,
+    quick_miniature,
+    smoothing,
+)
 
 INT8, WIDTH = FORMATS["uint8"], 64
 CFG = 3.0
@@ -280,3 +288,33 @@ def test_an_unknown_matrix_is_no_silent_success() -> None:
     own = smoothing(Group(matrices=("model.none.weight",), divided=()), torch.ones(WIDTH))
     with pytest.raises(AssertionError), rounded(chain(), [own], INT8):
         pass
+
+
+def test_attentions_in_fp8_are_candidates_that_cost_what_they_multiply() -> None:
+    """Of the miniature's step: by name, with an error of their own, kept like matrices."""
+    stage, inputs = miniature_stage("dit_step"), parity_inputs("dit_step")
+    given = {port.name: inputs[port.name] for port in stage.ports.inputs}
+    dims = quick_miniature().manifest.dims
+    call = Recorded(case="c", arrays={**given, **TorchEngine(stage).run(**given)})
+    names = [
+        name.removesuffix(".to_q.weight")
+        for names in StageGraph(quick_miniature(), "dit_step").groups()
+        for name in names
+        if name.endswith(("layers.0.self_attn.to_q.weight", "layers.0.cross_attn.to_q.weight"))
+    ]
+    attentions = dict.fromkeys(names, ((8.0, 8.0), (1.0, 8.0)))
+    found = sensitivities(
+        stage, [], [call], FORMATS["fp8"], cfg_scale=CFG, progress=silent, attentions=attentions
+    )
+    assert [s.group for s in found] == names
+    assert all(s.error > 0 for s in found)
+    tokens = {"self_attn": given["x"].shape[2] + given["prepend"].shape[1]}
+    tokens["cross_attn"] = given["k_00"].shape[2]
+    assert [s.values for s in found] == [2 * dims.width * tokens[n.split(".")[-1]] for n in names]
+    worse = max(found, key=lambda s: s.error)
+    result = search(
+        stage, [], [call], FORMATS["fp8"], budget=0.999 * worse.error, cfg_scale=CFG,
+        progress=silent, attentions=attentions,
+    )  # fmt: skip
+    assert result.assignment.kept
+    assert result.measured <= 0.999 * worse.error

@@ -12,7 +12,7 @@ from omni_rt.calibration.sizes import bundle_bytes, configured_bytes
 from omni_rt.errors import ExportError
 from omni_rt.export.reference.from_bundle import sizes_of
 from omni_rt.targets import TARGETS, Target
-from tests.calibration.small import the_miniature
+from tests.calibration.small import miniature_sizes, the_miniature
 
 UNROUNDED = Target(name="none", library="onnxruntime", formats={}, about="nothing is rounded")
 
@@ -70,3 +70,13 @@ def packaged() -> Bundle:
 def test_a_configuration_that_is_none_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(ExportError):
         configured_bytes(tmp_path / "nothing.json", None, TARGETS["cpu"])
+
+
+def test_of_a_bundle_in_fp32_what_is_not_rounded_stays_in_fp32() -> None:
+    """Rounding a stage saves as much in both; the rest is as wide as it was."""
+    sizes, both = miniature_sizes(), ("dit_step", "vae_decoder")
+    wide = bundle_bytes(both, sizes, UNROUNDED, half=False)
+    assert [s.rounded for s in wide] == [s.fp32 for s in wide]
+    step, decoder = bundle_bytes(both, sizes, TARGETS["cpu"], half=False)
+    assert step.rounded < 0.5 * step.fp32
+    assert decoder.rounded == decoder.fp32

@@ -91,7 +91,7 @@ def test_steps_are_timed_in_turns(tmp_path: Path) -> None:
         assert side is not None
         assert side.step is not None
         assert side.step.runs == 3
-        assert 0 < side.step.min_s <= side.step.median_s
+        assert 0 < side.step.min_s <= side.step.p50_s
         assert all(facts.load_s is not None for facts in side.stages.values())
     assert found.step_ratio is not None
 

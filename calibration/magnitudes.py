@@ -1,0 +1,36 @@
+"""How large what a stage's products read and put out becomes: whether fp16 can hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+
+from omni_rt.calibration.ranges import LayerRange
+from omni_rt.calibration.smooth import Smoothing
+
+
+def largest_value(
+    layers: Mapping[str, LayerRange],
+    own: Iterable[Smoothing],
+    family: Iterable[Smoothing],
+) -> float:
+    """An upper bound of a folded stage's observed products and of what they read.
+
+    layers: of the stage, as observed; own: its groups; family: the groups of all stages that are
+    folded together, whose factors divide what its matrices put out.
+    """
+    read = {name: smoothing.factor for smoothing in own for name in smoothing.group.matrices}
+    made = {maker: float(s.factor.min()) for s in family for maker in s.group.divided}
+    return max(_values(layers, read, made), default=0.0)
+
+
+def _values(
+    layers: Mapping[str, LayerRange],
+    read: Mapping[str, torch.Tensor],
+    made: Mapping[str, float],
+) -> Iterator[float]:
+    for name, layer in layers.items():
+        channels = torch.from_numpy(layer.channel_max)
+        yield float((channels / read[name] if name in read else channels).max())
+        yield layer.output_max / made.get(name, 1.0)
