@@ -190,7 +190,7 @@ class Synchformer(TrainedPart):
 
 
 class Transformer(TrainedPart):
-    name, default_steps = "transformer", 8_000
+    name, default_steps = "transformer", 7_800
     measure, floor = "", 0.0
 
     def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
@@ -206,6 +206,7 @@ class Transformer(TrainedPart):
         self._run.run(tell)
 
     def put(self, folder: Path, facts: Facts) -> None:
+        checkpoint.write_texts(folder)
         path = folder / MODEL_FILE
         checkpoint.put(self._run.average, "", path, part=self.name, facts=facts)
 

@@ -80,7 +80,11 @@ def test_it_is_what_exporter_and_quantiser_make_of_the_checkpoint(
         options = QuantiseOptions(bundle=source.directory, out=made)
         inputs = observed_inputs(source, options, Path(films))
         formats, ranges = observed_ranges(source, inputs, options, progress=lambda _: None)
-    recipes = make_recipes(source, formats, ranges, progress=lambda _: None)
+    certificate = Bundle.open(BUNDLE).manifest.certificate
+    assert certificate is not None
+    assert certificate.rounding is not None
+    keep = certificate.rounding.high_precision
+    recipes = make_recipes(source, formats, ranges, keep=keep, progress=lambda _: None)
     made.mkdir()
     write_rounded(made, source, target_named(options.target), recipes, lambda _: None)
     kept = [path for path in BUNDLE.rglob("*") if path.is_file() and path.parent.name != "parity"]
