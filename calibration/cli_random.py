@@ -1,24 +1,37 @@
-"""`omni-rt random-step`: what a compiler makes of a size, without a checkpoint of that size."""
+"""`omni-rt random-step`, `bench-step`: what compilers and engines make of a size."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omni_rt import terminal
 from omni_rt.errors import ExportError
 
+if TYPE_CHECKING:
+    from omni_rt.calibration.bench_step import StepBench
+
 
 def commands(app: typer.Typer) -> None:
-    """Mount the command."""
+    """Mount the commands."""
     app.command("random-step")(random_step)
+    app.command("bench-step")(bench_step)
+
+
+Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
+
+
+def _require_libraries(*names: str) -> None:
+    for name in names:
+        if find_spec(name) is None:
+            raise ExportError(f"{name} is missing: pip install 'omni_rt[quantise]'")
 
 
 def random_step(
-    config: Annotated[Path, typer.Option(help="The model's configuration (JSON).")],
+    config: Config,
     target: Annotated[str, typer.Option(help="What it is rounded for.")],
     out: Annotated[Path, typer.Option(help="The bundle to make: a new directory.")],
     depth: Annotated[
@@ -33,9 +46,7 @@ def random_step(
     omni-rt build block --target rtx4090 --out block-rtx4090
     """
     with terminal.errors_reported():
-        for name in ("torch", "onnx_ir"):
-            if find_spec(name) is None:
-                raise ExportError(f"{name} is missing: pip install 'omni_rt[quantise]'")
+        _require_libraries("torch", "onnx_ir")
         from omni_rt.calibration.random_step import write_random_step
         from omni_rt.export.config import read_config
         from omni_rt.targets import target_named
@@ -43,3 +54,76 @@ def random_step(
         sizes, _ = read_config(config)
         write_random_step(out, sizes, target_named(target), depth=depth, seed=seed)
         terminal.say(f"{out} written")
+
+
+def bench_step(
+    config: Config,
+    depth: Annotated[int, typer.Option(help="Blocks; one is measured besides.", min=1)] = 4,
+    runs: Annotated[int, typer.Option(help="Turns of every engine.", min=1)] = 7,
+    threads: Annotated[int, typer.Option(help="Processor threads of each engine.", min=1)] = 2,
+    seed: Annotated[int, typer.Option(help="Of weights and inputs.", min=0)] = 0,
+    outliers: Annotated[
+        bool, typer.Option(help="Some channels of what blocks read are much larger.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of text.")
+    ] = False,
+) -> None:
+    """Time a guided step in fp32, bf16 and INT8 in every engine of this processor, in one run.
+
+    omni-rt bench-step --config Audio-Omni.json --depth 4
+
+    Random weights of the configuration's width, rounded as real ones are; torch, ONNX Runtime and,
+    where it is installed, OpenVINO take turns. Errors are against torch in fp32.
+    """
+    with terminal.errors_reported():
+        _require_libraries("torch", "onnx_ir", "modelopt")
+        from omni_rt.calibration.bench_step import bench_step as measure
+        from omni_rt.export.config import read_config
+
+        sizes, _ = read_config(config)
+        with terminal.stage_notes(quiet=as_json) as tell:
+            report = measure(
+                sizes,
+                depth=depth,
+                runs=runs,
+                threads=threads,
+                seed=seed,
+                outliers=outliers,
+                progress=tell,
+            )
+        if as_json:
+            terminal.print_json(report)
+        else:
+            _print(report)
+
+
+def _print(report: StepBench) -> None:
+    rows = [
+        (
+            rival.name,
+            rival.computes,
+            f"{1e3 * rival.time.p50_s:.0f}",
+            f"{1e3 * rival.time.min_s:.0f}",
+            f"{1e3 * rival.time.p50_s / report.depth:.0f}",
+            f"{rival.ratio:.2f}",
+            f"{rival.block_rel_l2:.2g}",
+            f"{rival.stack_rel_l2:.2g}",
+        )
+        for rival in report.rivals
+    ]
+    columns = (
+        "", "else", "p50 ms", "min ms", "a block", "times", "error, 1 block",
+        f"{report.depth} blocks",
+    )  # fmt: skip
+    has = ", ".join(report.instructions) or "none of the known instruction sets"
+    terminal.print_table(
+        f"guided step of width {report.width}, {report.depth} blocks, 2 × {report.tokens} tokens, "
+        f"{report.threads} threads of {report.device} ({has}); errors are relative L2",
+        columns,
+        rows,
+    )
+    for name, figure in report.figures.items():
+        met = "met" if figure.passed else "MISSED"
+        side = "at least" if figure.at_least else "at most"
+        terminal.say(f"INT8: {figure.value:.3g} {name}, {side} {figure.bound:.3g}: {met}")

@@ -6,36 +6,27 @@ A full-size one takes 12 GB of disk while it is written (6 GB of 16-bit weights,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
-import onnx_ir as ir
 import torch
-from torch import Tensor
 
-from omni_rt.calibration.attention import round_attention
+from omni_rt.bundle import Bundle
 from omni_rt.calibration.formats import FORMATS, Format
-from omni_rt.calibration.qdq import (
-    read_together,
-    readers,
-    round_activation,
-    store_as_it_is,
-    store_rounded,
-    without_weight_casts,
-)
+from omni_rt.calibration.graph_writer import Recipe, StageGraph
+from omni_rt.calibration.groups import Group
+from omni_rt.calibration.random_stages import write_random_stages
 from omni_rt.calibration.recipes import is_rounded
-from omni_rt.calibration.rounding import rounded_matrix
-from omni_rt.export.checkpoint import LazyTensor
+from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix
 from omni_rt.export.config import ModelConfig
-from omni_rt.export.contract import dims_of, model_stage
-from omni_rt.export.graphs import Stage, attach_weights, set_ports, tensors_of, trace
-from omni_rt.export.pack import list_files, new_directory
-from omni_rt.export.random_checkpoint import random_tensor, sizes_for
-from omni_rt.export.surgery import simplify
+from omni_rt.export.contract import model_stage
+from omni_rt.export.graphs import tensors_of
+from omni_rt.export.pack import copy_files, list_files, new_directory
+from omni_rt.export.random_checkpoint import sizes_for
 from omni_rt.export.weight_file import WeightFile
-from omni_rt.manifest import SCHEMA, Dims, GraphSpec, Manifest, TextSpec, write_manifest
+from omni_rt.manifest import write_manifest
 from omni_rt.targets import Target
 
 _LARGEST = 8.0  # of every activation, as made up as the weights
@@ -49,109 +40,55 @@ def write_random_step(
 
     It is uncertified: what it computes means nothing. Raises ExportError if it cannot be written.
     """
-    sizes = sizes_for(replace(config, depth=depth or config.depth))
-    stage, format = model_stage(_STAGE, sizes), FORMATS[target.formats[_STAGE]]
-    dims = dims_of(sizes)
-    values = sum(tensor.numel() for tensor in tensors_of(stage.module).values())
-    with new_directory(out, needed_bytes=4 * values, overwrite=False) as draft:
+    config = replace(config, depth=depth or config.depth)
+    module, format = model_stage(_STAGE, sizes_for(config)).module, FORMATS[target.formats[_STAGE]]
+    values = sum(tensor.numel() for tensor in tensors_of(module).values())
+    with (
+        new_directory(out, needed_bytes=4 * values, overwrite=False) as draft,
+        TemporaryDirectory(dir=draft.parent) as folder,
+    ):
+        source = Path(folder)
+        manifest = write_random_stages(source, config, [_STAGE], seed=seed, half=True)
+        unrounded, spec = Bundle(source, manifest), manifest.graphs[_STAGE]
+        copy_files(unrounded, draft, keep=lambda path: not path.startswith("graphs/"))
         (draft / "graphs").mkdir()
-        _write_graph(draft / "graphs", stage, format, sizes.dit.rotary_width, seed)
-        np.savez(
-            draft / "constants.npz",
-            empty_transcript=np.zeros((1, dims.transcript_tokens, dims.cond_width), np.float32),
-        )
-        spec = GraphSpec(
-            path=f"graphs/{_STAGE}.onnx",
-            data=(f"graphs/{stage.data_file}",),
-            precision=format.precision,
-            opset=format.opset,
-            fold_id="random",
-            inputs=stage.ports.inputs,
-            outputs=stage.ports.outputs,
-        )
-        write_manifest(_manifest(draft, dims, spec, seed), draft)
+        file = WeightFile(draft / spec.data[0])
+        try:
+            graph = StageGraph(unrounded, _STAGE)
+            graph.write(_made_up_recipe(graph, format), file)
+        finally:
+            file.close()
+        rounded = replace(spec, precision=format.precision, opset=format.opset)
+        files = list_files(draft)
+        write_manifest(replace(manifest, graphs={_STAGE: rounded}, files=files), draft)
     return out
 
 
-def _write_graph(folder: Path, stage: Stage, format: Format, rotary_width: int, seed: int) -> None:
-    """Trace the stage, give it weights, and round it: `dit_step.onnx` and its data file."""
-    model = trace(stage)
-    unrounded = WeightFile(folder / "unrounded.data")
-    try:
-        attach_weights(model, _random_weights(stage, rotary_width, seed), unrounded, half=True)
-    finally:
-        unrounded.close()
-    file = WeightFile(folder / stage.data_file)
-    try:
-        _round(model.graph, format, file)
-    finally:
-        file.close()
-    unrounded.path.unlink()
-    model.opset_imports[""] = format.opset
-    simplify(model)
-    set_ports(model, stage)
-    model.graph.name = stage.name
-    ir.save(model, folder / f"{stage.name}.onnx")
-
-
-def _random_weights(stage: Stage, rotary_width: int, seed: int) -> Mapping[str, LazyTensor]:
-    def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
-        def load() -> Tensor:
-            return random_tensor(name, shape, seed=seed, rotary_width=rotary_width)
-
-        return LazyTensor(shape=shape, dtype="float32", load=load)
-
-    return {
-        (name := stage.official_name(own)): lazy(name, tuple(tensor.shape))
-        for own, tensor in tensors_of(stage.module).items()
-    }
-
-
-def _round(graph: ir.Graph, format: Format, file: WeightFile) -> None:
-    """Round what a real step's recipe rounds, one weight in memory at a time."""
-    without_weight_casts(graph)
-    stored = list(graph.initializers.values())
+def _made_up_recipe(graph: StageGraph, format: Format) -> Recipe:
+    """Everything that a real step's recipe rounds, as if it had been observed."""
+    sizes = {}
     if format.activation == "fp8":
-        made = {reader.name: _LARGEST for reader in readers(graph)}
-        given = {port.name: _LARGEST for port in graph.inputs if port.name is not None}
-        round_attention(graph, {**made, **given}, format)
-    rounded: set[str] = set()
-    for names in read_together(graph):
-        if is_rounded(names[0]):
-            first = next(reader for reader in readers(graph) if reader.name == names[0])
-            round_activation(graph, first.activation, _LARGEST, format)
-            rounded.update(names)
-    for reader in readers(graph):
-        if reader.name in rounded:
-            matrix = _value(reader.weight).float().T  # stored [K, N]
-            store_rounded(graph, reader, rounded_matrix(matrix, format), format, file)
-    for weight in stored:
-        if weight.name not in rounded and isinstance(weight.const_value, ir.ExternalTensor):
-            store_as_it_is(graph, weight, _value(weight), file)
-
-
-def _value(weight: ir.Value) -> Tensor:
-    """A weight as it is stored."""
-    assert isinstance(weight.const_value, ir.ExternalTensor)
-    array = weight.const_value.numpy()
-    if weight.const_value.dtype == ir.DataType.BFLOAT16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
-
-
-def _manifest(draft: Path, dims: Dims, spec: GraphSpec, seed: int) -> Manifest:
-    return Manifest(
-        schema=SCHEMA,
-        name="random-step",
-        dims=dims,
-        graphs={_STAGE: spec},
-        engines={},
-        text=TextSpec(tokenizer=None, prompts=None, vocabulary=None, special_ids=None),
-        constants="constants.npz",
-        parity={},
-        plans={},
-        default_plan="euler-100",
-        files=list_files(draft),
-        weights_licence="none: random numbers",
-        provenance={"random_seed": seed},
+        made = [name for names in graph.groups() for name in names]
+        given = [port.name for port in graph.spec.inputs]
+        sizes = dict.fromkeys([*made, *given], _LARGEST)
+    return Recipe(
+        format=format,
+        smoothings=by_matrix(_made_up_smoothings(graph)),
+        folds=Folds(()),
+        fold_id="random",
+        attention=sizes,
     )
+
+
+def _made_up_smoothings(graph: StageGraph) -> Iterator[Smoothing]:
+    for names in graph.groups():
+        if is_rounded(names[0]):
+            one = torch.ones(graph.tensors[names[0]].shape[1])
+            yield Smoothing(
+                group=Group(matrices=names, divided=()),
+                factor=one,
+                alpha=None,
+                largest=_LARGEST,
+                importance=one,
+                error=0.0,
+            )

@@ -175,6 +175,9 @@ def random_checkpoint(
     ] = None,
     half: Annotated[bool, typer.Option("--bf16", help="Store bf16 instead of fp32.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    outliers: Annotated[
+        bool, typer.Option("--outliers", help="Some channels of what blocks read are large.")
+    ] = False,
 ) -> None:
     """Write random weights for a configuration, to time exports, steps and answers.
 
@@ -192,6 +195,7 @@ def random_checkpoint(
             seed=seed,
             qwen=qwen,
             thinker_layers=thinker_layers,
+            outliers=outliers,
         )
         terminal.say("\n".join(map(str, made)))
 

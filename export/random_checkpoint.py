@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +29,11 @@ from omni_rt.export.reference.thinker_config import ThinkerSizes
 from omni_rt.export.reference.thinker_files import thinker_shapes
 
 _SAFETENSORS_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+# Outlier channels: so many of a transformer block's norms, and how much larger their scale is. A
+# choice; the specification's outliers have no published size.
+_OUTLIERS, _LARGER = 1 / 128, 16.0
+_BLOCK_NORM = re.compile(r"\.layers\.\d+\.(pre|cross_attend|ff)_norm\.gamma$")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -86,6 +92,7 @@ def write_random_checkpoint(
     thinker: ThinkerSizes | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    outliers: bool = False,
 ) -> Path:
     """Write a `.safetensors` of random weights; the thinker's are bf16, as officially."""
     shapes: dict[str, tuple[int, ...]] = parameter_shapes(sizes)
@@ -94,7 +101,10 @@ def write_random_checkpoint(
         added = {THINKER + name: shape for name, shape in thinker_shapes(thinker).items()}
         shapes |= added
         types |= dict.fromkeys(added, torch.bfloat16)
-    write_random_tensors(path, shapes, types, seed=seed, rotary_width=sizes.dit.rotary_width)
+    rotary_width = sizes.dit.rotary_width
+    write_random_tensors(
+        path, shapes, types, seed=seed, rotary_width=rotary_width, outliers=outliers
+    )
     return path
 
 
@@ -105,6 +115,7 @@ def write_random_tensors(
     *,
     seed: int,
     rotary_width: int = 0,
+    outliers: bool = False,
 ) -> None:
     """Write a `.safetensors` of random tensors of these names and shapes, one at a time."""
     draft = path.with_name(f".{path.name}.partial")
@@ -112,9 +123,9 @@ def write_random_tensors(
         with draft.open("wb") as file:
             file.write(_header(shapes, types))
             for name, shape in shapes.items():
-                value = random_tensor(name, shape, seed=seed, rotary_width=rotary_width).to(
-                    types[name]
-                )
+                value = random_tensor(
+                    name, shape, seed=seed, rotary_width=rotary_width, outliers=outliers
+                ).to(types[name])
                 value.contiguous().view(torch.uint8).numpy().tofile(file)
         draft.rename(path)
     finally:
@@ -136,8 +147,14 @@ def _header(shapes: Shapes, types: Mapping[str, torch.dtype]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def random_tensor(name: str, shape: tuple[int, ...], *, seed: int, rotary_width: int) -> Tensor:
-    """Values of a plausible size for a parameter of this name."""
+def random_tensor(
+    name: str, shape: tuple[int, ...], *, seed: int, rotary_width: int, outliers: bool = False
+) -> Tensor:
+    """Values of a plausible size for a parameter of this name.
+
+    With `outliers`, some channels of what blocks read are much larger than the others, as trained
+    transformers' are; all other values are the same.
+    """
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "inv_freq":
         return RotaryAngles(rotary_width).inv_freq
@@ -147,7 +164,11 @@ def random_tensor(name: str, shape: tuple[int, ...], *, seed: int, rotary_width:
     if leaf == "beta" and "transformer" in name:
         return torch.zeros(shape)
     if leaf == "weight_g" or (leaf == "gamma" and "grn" not in name):
-        return 1 + 0.1 * noise
+        scale = 1 + 0.1 * noise
+        if outliers and _BLOCK_NORM.search(name):
+            count = math.ceil(_OUTLIERS * len(scale))
+            scale[torch.randperm(len(scale), generator=generator)[:count]] *= _LARGER
+        return scale
     if leaf == "weight" and len(shape) == 1:  # a norm's scale
         return 1 + 0.1 * noise
     if len(shape) == 1 or leaf in ("alpha", "beta", "gamma"):
@@ -166,6 +187,7 @@ def random_files(
     seed: int,
     qwen: Path | None = None,
     thinker_layers: int | None = None,
+    outliers: bool = False,
 ) -> list[Path]:
     """A random checkpoint for a configuration file and the files that fit it.
 
@@ -186,7 +208,9 @@ def random_files(
         thinker = _fitting_thinker(qwen, folder, layers=thinker_layers)
         made.append(folder)
     dtype = torch.bfloat16 if bf16 else torch.float32
-    write_random_checkpoint(out, sizes_for(config), thinker=thinker, seed=seed, dtype=dtype)
+    write_random_checkpoint(
+        out, sizes_for(config), thinker=thinker, seed=seed, dtype=dtype, outliers=outliers
+    )
     made[1].write_text(json.dumps(raw, indent=1), encoding="utf-8")
     return made
 

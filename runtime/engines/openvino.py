@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from omni_rt.engines.processor import sums_8_bit_products_exactly
 from omni_rt.errors import EngineError
 from omni_rt.manifest import GraphSpec, TensorSpec
 
+Precision = Literal["f32", "bf16"]
+
 _TYPES = {"float32": "f32", "int64": "i64", "bool": "boolean"}
 
 
@@ -24,8 +26,10 @@ def load_engine(bundle: Bundle, stage: str, threads: int | None) -> OpenVinoEngi
     return OpenVinoEngine(bundle.path(spec.path), spec, threads=threads)
 
 
-def settings(threads: int | None) -> dict[str, object]:
+def settings(threads: int | None, precision: Precision = "f32") -> dict[str, object]:
     """Properties of the CPU plug-in: lowest latency, and nothing rounded that the graph does not.
+
+    precision: of what the graph does not quantise.
 
     Kernels are not kept by shape: the thinker's cache grows by one with every token, and the
     plug-in would keep 2 MB of kernels for each (2026.4.1, the miniature); reuse gains nothing.
@@ -33,7 +37,7 @@ def settings(threads: int | None) -> dict[str, object]:
     found: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         "EXECUTION_MODE_HINT": "ACCURACY",  # does not round the inputs of 4-bit weights to 8 bits
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads or 0,
         "CPU_RUNTIME_CACHE_CAPACITY": 0,
     }
@@ -46,21 +50,23 @@ class OpenVinoEngine:
     """A graph in OpenVINO on the CPU.
 
     All that the graph does not quantise is computed in fp32, whatever `spec.precision` says: bf16
-    would be faster where processors have it, but is 4e-3 off (spec QUANTISATION §3) and what it
-    does to a quantised model over all steps has not been measured. fp64 is computed in fp32 too:
-    of `signal` the log-mel, so that velocities are up to 1.7e-5 from the original's instead of
-    6.7e-6 (golden data, cfg 1), well within a bundle's bounds. 8-bit products are integer products
-    only on processors that sum them exactly. fp8 is rounded by way of fp16: one value in 250
-    becomes its neighbour (5.9e-3 in relative L2, where fp8 itself is 2.5e-2 off).
+    (`precision`) is faster where processors have it, but is 4e-3 off (spec QUANTISATION §3) and
+    what it does to a quantised model over all steps has not been measured. fp64 is computed in
+    fp32 too: of `signal` the log-mel, so that velocities are up to 1.7e-5 from the original's
+    instead of 6.7e-6 (golden data, cfg 1), well within a bundle's bounds. 8-bit products are
+    integer products only on processors that sum them exactly. fp8 is rounded by way of fp16: one
+    value in 250 becomes its neighbour (5.9e-3 in relative L2, where fp8 itself is 2.5e-2 off).
     """
 
-    def __init__(self, path: Path, spec: GraphSpec, *, threads: int | None) -> None:
+    def __init__(
+        self, path: Path, spec: GraphSpec, *, threads: int | None, precision: Precision = "f32"
+    ) -> None:
         """Load the graph. Raises EngineError if the file is no graph of this contract."""
         try:
             import openvino as ov
 
-            core = ov.Core()
-            self._model = core.compile_model(core.read_model(path), "CPU", settings(threads))
+            core, properties = ov.Core(), settings(threads, precision)
+            self._model = core.compile_model(core.read_model(path), "CPU", properties)
         except Exception as error:  # the library's errors share no base class
             raise EngineError(f"{path.name}: cannot be loaded: {_line(error)}") from error
         self._tensor, self._spec, self._name = ov.Tensor, spec, path.stem
@@ -75,6 +81,11 @@ class OpenVinoEngine:
                 for (names, type_, have), (name, dtype, sizes) in zip(found, wanted, strict=True)
             ):
                 raise EngineError(f"{path.name}: its ports are not the manifest's: {found}"[:400])
+
+    @property
+    def precision(self) -> str:
+        """What it computes in where nothing is quantised: "f32" if the processor lacks bf16."""
+        return str(self._model.get_property("INFERENCE_PRECISION_HINT").to_string())
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
