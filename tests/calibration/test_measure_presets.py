@@ -129,10 +129,10 @@ def test_a_plan_that_is_fitted_again_takes_the_record_along(tmp_path: Path) -> N
     put_plans(bundle, [fitted(bundle, name="ls3-16")])
     bundle = Bundle.open(bundle.directory)
     assert (bundle.manifest.presets, bundle.manifest.default_plan) == (record, "ls3-8")
+    copy_with_presets(bundle, record, tmp_path / "copy", overwrite=False)
+    assert Bundle.open(tmp_path / "copy").manifest.presets == record
     put_plans(bundle, [fitted(bundle, 4.0, name="ls3-8")])
     after = Bundle.open(bundle.directory).manifest
     assert (after.presets, after.default_plan) == (None, "euler-100")
     with pytest.raises(ExportError, match="was changed meanwhile"):
         put_presets(bundle, record)
-    copy_with_presets(bundle, record, tmp_path / "copy", overwrite=False)
-    assert Bundle.open(tmp_path / "copy").manifest.presets == record

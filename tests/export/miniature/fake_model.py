@@ -59,6 +59,8 @@ class FakeModel:
     seeds: list[int] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
+    plans: list[str | None] = field(default_factory=list)  # as they were asked for
+    presets: Any = None  # what was measured of the bundle's
 
     def __post_init__(self) -> None:
         self._due = iter(self.examples)
@@ -98,13 +100,14 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        manifest = SimpleNamespace(name="fake", dims=self.dims, presets=None)
+        manifest = SimpleNamespace(name="fake", dims=self.dims, presets=self.presets)
         return SimpleNamespace(id="fake", manifest=manifest, student_plans=())
 
     def guidance(self, cfg_scale: float | None) -> float:
         return 7.0 if cfg_scale is None else cfg_scale
 
     def plan(self, plan: str | None, *, cfg_scale: float) -> Plan:
+        self.plans.append(plan)
         return make_plan(plan or "euler-2")
 
     def __enter__(self) -> FakeModel:
