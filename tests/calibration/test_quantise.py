@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from omni_rt import Session, targets
+from omni_rt import Session, miniature, targets
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set, restricted
 from omni_rt.calibration.quantise import QuantiseOptions, quantise_bundle, round_bundle
@@ -70,8 +70,13 @@ def quantised(
     held_out: CalibrationSet,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundle:
+    """As the packaged bundle is: in 8 bits its transformer misses its bounds, so that is kept."""
+    certificate = Bundle.open(miniature()).manifest.certificate
+    assert certificate is not None
+    assert certificate.rounding is not None
     out = tmp_path_factory.mktemp("quantised") / "int8"
-    return Bundle.open(round_bundle(source, inputs, held_out, options(source, out)))
+    asked = options(source, out, keep=certificate.rounding.high_precision)
+    return Bundle.open(round_bundle(source, inputs, held_out, asked))
 
 
 def stored_bytes(bundle: Bundle, *stages: str) -> tuple[int, int]:
@@ -99,13 +104,11 @@ def test_it_is_certified_and_runs(quantised: Bundle) -> None:
     assert np.isfinite(audio.samples).all()
 
 
-def test_its_weights_take_a_quarter_of_fp32_and_the_language_model_less(quantised: Bundle) -> None:
-    """The step ≤ 26.5 %; tables of 8 and matrices of 4 bits ≤ 16 % officially.
+def test_the_language_models_weights_take_a_fifth_of_fp32(quantised: Bundle) -> None:
+    """Tables of 8 and matrices of 4 bits: ≤ 16 % officially.
 
-    Here vectors and the unrounded projections are a larger part: measured 27 and 20 %.
+    Here vectors are a larger part: measured 20 %.
     """
-    step, step_fp32 = stored_bytes(quantised, "dit_step")
-    assert step / step_fp32 <= 0.28
     words, words_fp32 = stored_bytes(quantised, "thinker_lm", "thinker_embed")
     assert words / words_fp32 <= 0.22
 
@@ -124,6 +127,8 @@ def test_one_task_at_one_time_makes_a_bundle_that_its_certificate_refuses(
     certificate = made.manifest.certificate
     assert certificate is not None
     assert "largest_velocity_error" in certificate.failed()
+    step, step_fp32 = stored_bytes(made, "dit_step")
+    assert step / step_fp32 <= 0.3  # 26.5 % officially; here unrounded projections are more of it
     with pytest.raises(BundleError, match=r"the certificate fails for .*largest_velocity_error"):
         Session(made.directory)
     Session(made.directory, allow_uncertified=True).close()
