@@ -105,14 +105,16 @@ def bench_step(
     torch.set_num_threads(threads)
     build = _Build(config=config, threads=threads, seed=seed, outliers=outliers, progress=progress)
     with build.contenders(depth) as (stack, contenders):
-        together, dims = _errors(contenders, stack.calls), stack.bundle.manifest.dims
+        together = _errors(contenders, stack.calls, progress)
+        dims = stack.bundle.manifest.dims
         progress("timing")
         times = _times(contenders, stack.calls[0], runs)
         computes = {name: contender.computes for name, contender in contenders.items()}
     alone, one = together, dims
     if depth > 1:
         with build.contenders(1) as (block, contenders):
-            alone, one = _errors(contenders, block.calls), block.bundle.manifest.dims
+            alone = _errors(contenders, block.calls, progress)
+            one = block.bundle.manifest.dims
     rivals = {
         name: Rival(
             name=name,
@@ -189,15 +191,19 @@ def _contenders(model: StepModel, threads: int) -> dict[str, _Contender]:
     return found
 
 
-def _errors(contenders: Mapping[str, _Contender], calls: Sequence[StepCall]) -> dict[str, float]:
+def _errors(
+    contenders: Mapping[str, _Contender], calls: Sequence[StepCall], progress: Progress
+) -> dict[str, float]:
     """Relative L2 of every velocity over all calls, against torch in fp32."""
 
-    def velocities(contender: _Contender) -> np.ndarray:
-        made = [contender.engine.run(**contender.inputs(call))["v"] for call in calls]
-        return np.concatenate([v.ravel() for v in made])
+    def velocities(name: str) -> np.ndarray:
+        progress(f"errors: {name}")
+        contender = contenders[name]
+        found = [contender.engine.run(**contender.inputs(call))["v"] for call in calls]
+        return np.concatenate([v.ravel() for v in found])
 
-    exact = velocities(contenders[TORCH_FP32])
-    return {name: rel_l2(velocities(own), exact) for name, own in contenders.items()}
+    made = {name: velocities(name) for name in contenders}
+    return {name: rel_l2(own, made[TORCH_FP32]) for name, own in made.items()}
 
 
 def _times(contenders: Mapping[str, _Contender], call: StepCall, runs: int) -> dict[str, Timing]:
