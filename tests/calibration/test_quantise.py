@@ -15,7 +15,9 @@ from omni_rt import Session, miniature, targets
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set, restricted
 from omni_rt.calibration.quantise import QuantiseOptions, quantise_bundle, round_bundle
+from omni_rt.calibration.sizes import bundle_bytes
 from omni_rt.errors import BundleError, ExportError, RequestError
+from omni_rt.export.reference.from_bundle import sizes_of
 from omni_rt.targets import Target
 
 pytestmark = pytest.mark.slow
@@ -128,6 +130,10 @@ def test_one_task_at_one_time_makes_a_bundle_that_its_certificate_refuses(
     assert certificate is not None
     assert "largest_velocity_error" in certificate.failed()
     step, step_fp32 = stored_bytes(made, "dit_step")
+    (computed,) = bundle_bytes(("dit_step",), sizes_of(source), STEP)
+    assert computed.rounded == pytest.approx(
+        made.manifest.files["graphs/dit.data"].size_bytes, rel=0.02
+    )
     assert step / step_fp32 <= 0.3  # 26.5 % officially; here unrounded projections are more of it
     with pytest.raises(BundleError, match=r"the certificate fails for .*largest_velocity_error"):
         Session(made.directory)

@@ -89,7 +89,7 @@ def test_only_bundles_are_overwritten(tmp_path: Path) -> None:
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "one.jpg").write_text("x")
-    for overwrite, message in ((False, "there already"), (True, "no bundle")):
+    for overwrite, message in ((False, "there already"), (True, "holds no manifest.json")):
         with (
             pytest.raises(ExportError, match=message),
             new_directory(precious, needed_bytes=0, overwrite=overwrite),

@@ -6,7 +6,7 @@ import numpy as np
 
 from omni_rt.export.miniature.data import video
 from omni_rt.export.miniature.data.captions import caption, pick_language
-from omni_rt.export.miniature.data.clip import Stream, on_step_s, pick, samples_of
+from omni_rt.export.miniature.data.clip import STEP_S, Stream, on_step_s, pick, samples_of
 from omni_rt.export.miniature.data.example import Example, Flashes, Scene
 from omni_rt.export.miniature.data.render import levelled, random_span, render
 from omni_rt.export.miniature.data.sounds import CLICK_HZ, Chord, Clicks, draw_sound
@@ -28,6 +28,7 @@ TASK_OF_SOUND = {
     "arpeggio": "T2M",
 }
 _MOST_NEW_WORDS = 4  # after a voice prompt
+_LATEST_WORDS = 2  # steps after it before the first of them
 
 
 def sound_example(kind: str, stream: Stream) -> Example:
@@ -58,7 +59,8 @@ def voiced_example(kind: str, stream: Stream) -> Example:
     prompt, clip = speak_prompt(voice, stream)
     words = draw_words(stream, most=_MOST_NEW_WORDS)
     speech = Speech(syllables=words, voice=voice, prompt_s=VOICE_CLIP_S)
-    target = speak(speech, VOICE_CLIP_S, stream)
+    onset_s = VOICE_CLIP_S + int(stream.randint(_LATEST_WORDS + 1)) * STEP_S
+    target = speak(speech, onset_s, stream)
     target[: samples_of(VOICE_CLIP_S)] = clip
     loud = levelled(target, stream)
     cloning = kind == "voice_speech"
