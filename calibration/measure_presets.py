@@ -11,7 +11,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
 from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
 from omni_rt.calibration.preset_sounds import Made, Requests, latent_distance, log_mel_distance
-from omni_rt.calibration.solver_cases import spread
+from omni_rt.calibration.solver_cases import MOST_CASES, spread
 from omni_rt.compare import check_same_model
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
@@ -93,8 +93,8 @@ class _Job:
     def __init__(self, options: MeasureOptions, progress: Progress) -> None:
         if make_plan(options.reference).renoise_rows:
             raise RequestError(f"reference {options.reference!r} adds fresh noise: it is not exact")
-        if options.cases < 1:
-            raise RequestError(f"cases must be at least 1, got {options.cases}")
+        if not 1 <= options.cases <= MOST_CASES:
+            raise RequestError(f"cases must be 1 to {MOST_CASES}, got {options.cases}")
         if options.count:
             check_count(options.count)
         engine_loader(options.engine)
