@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
-from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
+from omni_rt.cli_options import (
+    BundleArgument,
+    CasesAudio,
+    CasesSeed,
+    EngineName,
+    Json,
+    Overwrite,
+    Threads,
+)
 from omni_rt.engines.registry import AUTO
 
 
@@ -39,10 +47,8 @@ def measure_presets(
         str | None, typer.Option(help="Only these kinds, comma-separated; all if not given.")
     ] = None,
     reference: Annotated[str, typer.Option(help="What counts as exact.")] = "euler-400",
-    seed: Annotated[int, typer.Option(help="Of the requests and their noise.", min=0)] = 0,
-    audio: Annotated[
-        Path | None, typer.Option(help="Folder of your own sounds to use for the requests.")
-    ] = None,
+    seed: CasesSeed = 0,
+    audio: CasesAudio = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +58,7 @@ def measure_presets(
     out: Annotated[
         Path | None, typer.Option(help="Write a copy with the figures; else they go into BUNDLE.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
+    overwrite: Overwrite = False,
     engine: EngineName = AUTO,
     threads: Threads = None,
     as_json: Json = False,

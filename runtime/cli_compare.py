@@ -9,7 +9,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import EngineName, Json, PlanName, Threads
+from omni_rt.cli_options import BundleArgument, EngineName, Json, PlanName, Threads
 from omni_rt.engines.registry import AUTO, engine_loader
 from omni_rt.strict_json import to_json
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from omni_rt.compare import Compared
     from omni_rt.comparison import Verdict
-
-BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 
 
 def commands(app: typer.Typer) -> None:
