@@ -10,6 +10,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.cli_options import (
+    GUIDANCE,
     CasesAudio,
     CasesSeed,
     Config,
@@ -49,7 +50,9 @@ def quantise(
     steps: Annotated[int, typer.Option(help="Steps of those, and up to four more.", min=1)] = 12,
     cfg_scale: Annotated[
         float | None,
-        typer.Option(help="Guidance to observe and certify at; the bundle's if not given."),
+        typer.Option(
+            *GUIDANCE, help="Guidance to observe and certify at; the bundle's if not given."
+        ),
     ] = None,
     seed: CasesSeed = 0,
     audio: CasesAudio = None,

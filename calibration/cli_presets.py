@@ -9,6 +9,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.cli_options import (
+    GUIDANCE,
     BundleArgument,
     CasesAudio,
     CasesSeed,
@@ -30,8 +31,9 @@ def measure_presets(
     teacher: Annotated[
         Path | None, typer.Option(help="A student's teacher: the bundle that it is held to.")
     ] = None,
-    cfg: Annotated[
-        float | None, typer.Option(help="Guidance, of the teacher; its own if not given.")
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(*GUIDANCE, help="Guidance, of the teacher; its own if not given."),
     ] = None,
     cases: Annotated[
         int, typer.Option(help="Requests whose distances are measured, spread over all tasks.")
@@ -88,7 +90,7 @@ def measure_presets(
             bundle=bundle,
             teacher=teacher,
             out=out,
-            cfg_scale=cfg,
+            cfg_scale=cfg_scale,
             reference=reference,
             cases=cases,
             count=count,

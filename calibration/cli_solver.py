@@ -9,6 +9,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.cli_options import (
+    GUIDANCE,
     BundleArgument,
     CasesAudio,
     CasesSeed,
@@ -37,11 +38,12 @@ def fit_solver(
     steps: Annotated[
         str, typer.Option(help="Numbers of steps, each a plan ls3-N; separated by commas.")
     ] = "16,8",
-    cfg: Annotated[
+    cfg_scales: Annotated[
         list[float] | None,
         typer.Option(
+            *GUIDANCE,
             help="Guidance to fit at, repeatable; the bundle's own if not given. One plan holds "
-            "rows for several."
+            "rows for several.",
         ),
     ] = None,
     grid: Annotated[
@@ -95,7 +97,7 @@ def fit_solver(
         options = FitOptions(
             bundle=bundle,
             out=out,
-            cfg_scales=tuple(cfg or ()),
+            cfg_scales=tuple(cfg_scales or ()),
             settings=FitSettings(
                 steps=_counts(steps),
                 spacings=_spacings(grid),

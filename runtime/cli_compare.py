@@ -9,7 +9,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import BundleArgument, EngineName, Json, PlanName, Threads
+from omni_rt.cli_options import BundleArgument, CfgScale, EngineName, Json, PlanName, Threads
 from omni_rt.engines.registry import AUTO, engine_loader
 from omni_rt.strict_json import to_json
 
@@ -38,9 +38,7 @@ def compare(
         typer.Argument(help="The one to judge; if not given, A is, by its reference.", metavar="B"),
     ] = None,
     plan: PlanName = None,
-    cfg_scale: Annotated[
-        float | None, typer.Option(help="Guidance: the model's own if not given.")
-    ] = None,
+    cfg_scale: CfgScale = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise: 0 if not given.")] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="T2A with this, instead of requests of our own.")

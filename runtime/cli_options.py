@@ -63,9 +63,12 @@ Shift = Annotated[
     float | None,
     typer.Option(help="Warp the plan's times: above 1 spends more steps near the noise."),
 ]
+GUIDANCE = ("--cfg-scale", "--cfg")  # the option's names; its texts differ
 CfgScale = Annotated[
     float | None,
-    typer.Option(help="Guidance: 1 is none; the bundle's own if not given, 7 officially."),
+    typer.Option(
+        *GUIDANCE, help="Guidance: 1 is none; the bundle's own if not given, 7 officially."
+    ),
 ]
 Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omni_rt import terminal
-from omni_rt.cli_options import Json
+from omni_rt.cli_options import GUIDANCE, Json
 from omni_rt.errors import ExportError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def distill(
         int, typer.Option(help="Prompts of each task in a file, or more where kinds are.", min=1)
     ] = 4,
     cfg_scale: Annotated[
-        float | None, typer.Option(help="The teacher's guidance; its own if not given, 7 or other.")
+        float | None,
+        typer.Option(*GUIDANCE, help="The teacher's guidance; its own if not given, 7 or other."),
     ] = None,
     teacher_steps: Annotated[
         int, typer.Option(help="About: as many as divide into --steps.", min=1)

@@ -51,3 +51,14 @@ def test_an_option_says_the_same_in_every_command(
     found = dict(_options(commands, name))
     assert some <= found.keys()
     assert len({option.help for option in found.values()}) == texts
+
+
+def test_guidance_is_given_by_either_of_two_names(commands: Mapping[str, Any]) -> None:
+    long, short = "--cfg-scale", "--cfg"
+    found = dict(_options(commands, long))
+    assert found.keys() == dict(_options(commands, short)).keys()
+    assert found.keys() >= {
+        *("generate", "edit", "compare", "score", "demo", "quantise", "fit-solver"),
+        *("measure-presets", "distill"),
+    }
+    assert all(option.opts == [long, short] for option in found.values())
