@@ -106,7 +106,7 @@ def _print(report: StepBench) -> None:
         for rival in report.rivals
     ]
     columns = (
-        "", "else", "p50 ms", "min ms", "a block", "times", "error, 1 block",
+        "", "other", "p50 ms", "min ms", "a block", "times", "error, 1 block",
         f"{report.depth} blocks",
     )  # fmt: skip
     has = ", ".join(report.instructions) or "none of the known instruction sets"

@@ -125,7 +125,7 @@ def _print(engines: TargetEngines, out: Path) -> None:
     ]
     columns = (
         "stage", "s", "RSS MB", "plan MB", "weights MB", "activation MB", "profiles", "rounded",
-        "fused", "else",
+        "fused", "other",
     )  # fmt: skip
     device = "sm_" + engines.compute_capability.replace(".", "")
     terminal.print_table(

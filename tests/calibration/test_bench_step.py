@@ -127,5 +127,6 @@ def test_the_table_names_the_machine_and_what_is_missed(
     cli_random._print(replace(report, figures={"times faster": slow}))
     printed = " ".join(capsys.readouterr().out.split())
     assert report.device.split(",")[0] in printed
+    assert " other " in printed  # what is not rounded, above its types
     assert all(rival.computes in printed for rival in report.rivals)
     assert "INT8: 2 times faster, at least 4: MISSED" in printed
