@@ -221,7 +221,7 @@ def _bound(engine: Engine, inputs: Inputs) -> BoundEngine:
 
 
 def _figures(rivals: Mapping[str, Rival], block: Dims, stack: Dims) -> dict[str, Figure]:
-    """What the issue of 8-bit integers on processors is held to."""
+    """What INT8 is held to: times beside other engines', and the certificate's bounds."""
     rounded, half = rivals[ORT_INT8], rivals[TORCH_BF16]
     goal = "a goal for two cores with VNNI and AMX"
     found = {

@@ -9,6 +9,16 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
+from omni_rt.cli_options import (
+    GUIDANCE,
+    CasesAudio,
+    CasesSeed,
+    Config,
+    Json,
+    NewBundle,
+    Overwrite,
+    QwenConfig,
+)
 from omni_rt.errors import ExportError
 
 
@@ -27,7 +37,7 @@ def _require_libraries() -> None:
 
 def quantise(
     bundle: Annotated[Path, typer.Argument(help="The unrounded bundle's directory.")],
-    out: Annotated[Path, typer.Option(help="The bundle to make.")],
+    out: NewBundle,
     target: Annotated[str, typer.Option(help="What it is for; a wrong one lists them all.")] = (
         "cpu"
     ),
@@ -40,12 +50,12 @@ def quantise(
     steps: Annotated[int, typer.Option(help="Steps of those, and up to four more.", min=1)] = 12,
     cfg_scale: Annotated[
         float | None,
-        typer.Option(help="Guidance to observe and certify at; the bundle's if not given."),
+        typer.Option(
+            *GUIDANCE, help="Guidance to observe and certify at; the bundle's if not given."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the cases and their noise.", min=0)] = 0,
-    audio: Annotated[
-        Path | None, typer.Option(help="Folder of your own sounds to use for the cases.")
-    ] = None,
+    seed: CasesSeed = 0,
+    audio: CasesAudio = None,
     ranges: Annotated[
         Path | None,
         typer.Option(help="File to keep observed ranges in; OUT.ranges.npz if not given."),
@@ -64,7 +74,7 @@ def quantise(
     certify_steps: Annotated[
         int, typer.Option(help="Euler steps of the certificate's trajectories.", min=1)
     ] = 100,
-    overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
+    overwrite: Overwrite = False,
     threads: Annotated[int | None, typer.Option(help="Threads of the reference.", min=1)] = None,
 ) -> None:
     """Round a bundle for a device, and certify what that changed.
@@ -152,10 +162,8 @@ def certify(
 
 
 def sizes(
-    config: Annotated[Path, typer.Option(help="The model's configuration (JSON).")],
-    qwen_config: Annotated[
-        Path | None, typer.Option(help="config.json of the thinker; without it, the rest alone.")
-    ] = None,
+    config: Config,
+    qwen_config: QwenConfig = None,
     target: Annotated[str, typer.Option(help="What it would be rounded for.")] = "cpu",
     weights: Annotated[
         str,
@@ -163,9 +171,7 @@ def sizes(
             metavar="fp32|half", help="How the bundle that is quantised stores its weights."
         ),
     ] = "half",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """How large a model of this configuration would be, computed from shapes alone.
 

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
-from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
+from omni_rt.cli_options import (
+    GUIDANCE,
+    BundleArgument,
+    CasesAudio,
+    CasesSeed,
+    EngineName,
+    Json,
+    Overwrite,
+    Threads,
+)
 from omni_rt.engines.registry import AUTO
 
 
@@ -22,8 +31,9 @@ def measure_presets(
     teacher: Annotated[
         Path | None, typer.Option(help="A student's teacher: the bundle that it is held to.")
     ] = None,
-    cfg: Annotated[
-        float | None, typer.Option(help="Guidance, of the teacher; its own if not given.")
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(*GUIDANCE, help="Guidance, of the teacher; its own if not given."),
     ] = None,
     cases: Annotated[
         int, typer.Option(help="Requests whose distances are measured, spread over all tasks.")
@@ -39,10 +49,8 @@ def measure_presets(
         str | None, typer.Option(help="Only these kinds, comma-separated; all if not given.")
     ] = None,
     reference: Annotated[str, typer.Option(help="What counts as exact.")] = "euler-400",
-    seed: Annotated[int, typer.Option(help="Of the requests and their noise.", min=0)] = 0,
-    audio: Annotated[
-        Path | None, typer.Option(help="Folder of your own sounds to use for the requests.")
-    ] = None,
+    seed: CasesSeed = 0,
+    audio: CasesAudio = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +60,7 @@ def measure_presets(
     out: Annotated[
         Path | None, typer.Option(help="Write a copy with the figures; else they go into BUNDLE.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
+    overwrite: Overwrite = False,
     engine: EngineName = AUTO,
     threads: Threads = None,
     as_json: Json = False,
@@ -82,7 +90,7 @@ def measure_presets(
             bundle=bundle,
             teacher=teacher,
             out=out,
-            cfg_scale=cfg,
+            cfg_scale=cfg_scale,
             reference=reference,
             cases=cases,
             count=count,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omni_rt import terminal
+from omni_rt.cli_options import Config, Depth, Json, NewBundle, WeightsSeed
 from omni_rt.errors import ExportError
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ def commands(app: typer.Typer) -> None:
     app.command("bench-step")(bench_step)
 
 
-Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
-
-
 def _require_libraries(*names: str) -> None:
     for name in names:
         if find_spec(name) is None:
@@ -33,11 +30,9 @@ def _require_libraries(*names: str) -> None:
 def random_step(
     config: Config,
     target: Annotated[str, typer.Option(help="What it is rounded for.")],
-    out: Annotated[Path, typer.Option(help="The bundle to make: a new directory.")],
-    depth: Annotated[
-        int | None, typer.Option(help="Blocks, instead of the configuration's.", min=1)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    out: NewBundle,
+    depth: Depth = None,
+    seed: WeightsSeed = 0,
 ) -> None:
     """Write a bundle of one stage, `dit_step`, with random rounded weights, to be compiled.
 
@@ -65,9 +60,7 @@ def bench_step(
     outliers: Annotated[
         bool, typer.Option(help="Some channels of what blocks read are much larger.")
     ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Time a guided step in fp32, bf16 and INT8 in every engine of this processor, in one run.
 
@@ -113,7 +106,7 @@ def _print(report: StepBench) -> None:
         for rival in report.rivals
     ]
     columns = (
-        "", "else", "p50 ms", "min ms", "a block", "times", "error, 1 block",
+        "", "other", "p50 ms", "min ms", "a block", "times", "error, 1 block",
         f"{report.depth} blocks",
     )  # fmt: skip
     has = ", ".join(report.instructions) or "none of the known instruction sets"

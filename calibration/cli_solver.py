@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from omni_rt import terminal
-from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
+from omni_rt.cli_options import (
+    GUIDANCE,
+    BundleArgument,
+    CasesAudio,
+    CasesSeed,
+    EngineName,
+    Json,
+    Overwrite,
+    Threads,
+)
 from omni_rt.engines.registry import AUTO
 from omni_rt.errors import RequestError
 
@@ -29,11 +38,12 @@ def fit_solver(
     steps: Annotated[
         str, typer.Option(help="Numbers of steps, each a plan ls3-N; separated by commas.")
     ] = "16,8",
-    cfg: Annotated[
+    cfg_scales: Annotated[
         list[float] | None,
         typer.Option(
+            *GUIDANCE,
             help="Guidance to fit at, repeatable; the bundle's own if not given. One plan holds "
-            "rows for several."
+            "rows for several.",
         ),
     ] = None,
     grid: Annotated[
@@ -53,14 +63,12 @@ def fit_solver(
     reference: Annotated[
         str, typer.Option(help="What counts as exact on the held-out cases.")
     ] = "euler-400",
-    seed: Annotated[int, typer.Option(help="Of the cases and their noise.", min=0)] = 0,
-    audio: Annotated[
-        Path | None, typer.Option(help="Folder of your own sounds to use for the cases.")
-    ] = None,
+    seed: CasesSeed = 0,
+    audio: CasesAudio = None,
     out: Annotated[
         Path | None, typer.Option(help="Write a copy with the plans; else they go into BUNDLE.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
+    overwrite: Overwrite = False,
     engine: EngineName = AUTO,
     threads: Threads = None,
     as_json: Json = False,
@@ -89,7 +97,7 @@ def fit_solver(
         options = FitOptions(
             bundle=bundle,
             out=out,
-            cfg_scales=tuple(cfg or ()),
+            cfg_scales=tuple(cfg_scales or ()),
             settings=FitSettings(
                 steps=_counts(steps),
                 spacings=_spacings(grid),

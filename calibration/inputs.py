@@ -24,7 +24,16 @@ from omni_rt.export.miniature.scoring_run import check_model
 from omni_rt.manifest import Dims
 from omni_rt.tasks import Speech
 
-__all__ = ["CalibrationSet", "Case", "calibration_set", "check_coverage", "restricted"]
+__all__ = [
+    "MOST_PER_TASK",
+    "CalibrationSet",
+    "Case",
+    "calibration_set",
+    "check_coverage",
+    "restricted",
+]
+
+MOST_PER_TASK = 256  # far more than change anything, and all of them are held in memory
 
 # What a task, or a way of asking, needs of a bundle: else it is left out. Others need nothing here:
 # without a thinker, whoever feeds their recordings and words makes up its states.
@@ -69,11 +78,14 @@ def calibration_set(
 
     More where a task has more kinds, so that each comes at least once. audio: a folder with the
     sounds to use, at any depth. Videos that requests refer to are written into `folder`.
-    Raises ExportError for what would be an empty set, and for sounds that cannot be used.
+    Raises ExportError for what would be an empty set, for more than 256 cases of a task, and for
+    sounds that cannot be used.
     """
     for name, value, least in (("per_task", per_task, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ExportError(f"calibration: {name} must be at least {least}, got {value!r}")
+    if per_task > MOST_PER_TASK:
+        raise ExportError(f"calibration: per_task must be at most {MOST_PER_TASK}, got {per_task}")
     left_out = _left_out(stages)
     sounds, hears = user_sounds(audio, dims=dims), "audio_tower" in stages
     draw = Draw(seed=seed, dims=dims, folder=folder, sounds=sounds, hears=hears)

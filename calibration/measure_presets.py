@@ -11,14 +11,14 @@ from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
 from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
 from omni_rt.calibration.preset_sounds import Made, Requests, latent_distance, log_mel_distance
-from omni_rt.calibration.solver_cases import spread
+from omni_rt.calibration.solver_cases import MOST_CASES, spread
 from omni_rt.compare import check_same_model
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.export.bundle_plans import size_bytes
 from omni_rt.export.bundle_presets import copy_with_presets, put_presets
 from omni_rt.export.miniature.report import ScoreReport
-from omni_rt.export.miniature.scoring_run import Settings, check_model
+from omni_rt.export.miniature.scoring_run import Settings, check_count, check_model
 from omni_rt.export.pack import check_target
 from omni_rt.options import nth_seed
 from omni_rt.plans import make_plan
@@ -93,9 +93,10 @@ class _Job:
     def __init__(self, options: MeasureOptions, progress: Progress) -> None:
         if make_plan(options.reference).renoise_rows:
             raise RequestError(f"reference {options.reference!r} adds fresh noise: it is not exact")
-        for name, value, least in (("cases", options.cases, 1), ("count", options.count, 0)):
-            if value < least:
-                raise RequestError(f"{name} must be at least {least}, got {value}")
+        if not 1 <= options.cases <= MOST_CASES:
+            raise RequestError(f"cases must be 1 to {MOST_CASES}, got {options.cases}")
+        if options.count:
+            check_count(options.count)
         engine_loader(options.engine)
         self.bundle = Bundle.open(options.bundle)
         self._teacher = _teacher_of(self.bundle, options.teacher)

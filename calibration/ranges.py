@@ -18,9 +18,7 @@ from omni_rt.errors import ExportError
 from omni_rt.whole_file import draft_of
 
 Floats = NDArray[np.float32]
-MOST_ROWS = (
-    384  # kept of each activation: enough for the error of a scale, small beside the weights
-)
+MOST_ROWS = 384  # of each activation: enough for the error of a scale, small beside the weights
 _TIMES_A_WRITE = 20  # observing goes on so many times as long as the last writing took
 _FACTS = "facts"
 _DAMAGED = (

@@ -14,7 +14,7 @@ from omni_rt.calibration.inputs import calibration_set
 from omni_rt.errors import ExportError
 
 HELD_OUT_SEED = 1 << 20  # added to the seed of the fitted cases
-_MOST = 256  # of either kind: far more than change anything, and hours of trajectories
+MOST_CASES = 256  # of a kind: far more than change anything, and hours of trajectories
 _FEWEST_TASKS = 6  # that any bundle with a `dit_step` has: T2A, T2M and four edits
 
 
@@ -36,8 +36,8 @@ def solver_cases(
     Raises ExportError for counts below 1 or above 256 and for sounds that cannot be used.
     """
     for name, count in (("trajectories", fitted), ("held-out cases", held_out)):
-        if not 1 <= count <= _MOST:
-            raise ExportError(f"a solver takes 1 to {_MOST} {name}, got {count}")
+        if not 1 <= count <= MOST_CASES:
+            raise ExportError(f"a solver takes 1 to {MOST_CASES} {name}, got {count}")
     own, left_out = _drawn(bundle, fitted, seed, audio, folder / "fitted")
     others, _ = _drawn(bundle, held_out, seed + HELD_OUT_SEED, audio, folder / "held_out")
     digest = digest_of([*own, *others])

@@ -10,11 +10,18 @@ import typer
 
 from omni_rt import cli_plan, terminal
 from omni_rt.architecture import Architecture
+from omni_rt.cli_options import (
+    BundleArgument,
+    Config,
+    Depth,
+    Json,
+    NewBundle,
+    Overwrite,
+    Stages,
+    WeightsSeed,
+)
 from omni_rt.errors import ExportError
 from omni_rt.export.miniature import cli as miniature_cli
-
-Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 def commands(app: typer.Typer) -> None:
@@ -46,7 +53,7 @@ def _require_torch() -> None:
 def export(
     config: Config,
     checkpoint: Annotated[Path, typer.Option(help="model.ckpt or model.safetensors.")],
-    out: Annotated[Path, typer.Option(help="The bundle to write: a new directory.")],
+    out: NewBundle,
     qwen: Annotated[
         Path | None,
         typer.Option(help="Local Hugging Face folder of Qwen2.5-Omni-3B (tokenizer, config)."),
@@ -68,9 +75,7 @@ def export(
     synchformer_heads: Annotated[
         int, typer.Option(help="Attention heads of that Synchformer: its file does not say.", min=1)
     ] = 12,
-    stages: Annotated[
-        str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
-    ] = None,
+    stages: Stages = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -82,7 +87,7 @@ def export(
     licence: Annotated[
         str | None, typer.Option(help="Licence of the weights, if not the official one.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    overwrite: Overwrite = False,
     certify_steps: Annotated[
         int, typer.Option(help="Guided steps of the end-to-end comparison.", min=1)
     ] = 4,
@@ -141,7 +146,7 @@ def export(
 
 def standin(
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    seed: WeightsSeed = 0,
 ) -> None:
     """Write a small stand-in for the official files: random weights, everything else real."""
     with terminal.errors_reported():
@@ -161,9 +166,7 @@ def standin(
 def random_checkpoint(
     config: Config,
     out: Annotated[Path, typer.Option(help="A .safetensors file to write.")],
-    depth: Annotated[
-        int | None, typer.Option(help="Blocks, instead of the configuration's.", min=1)
-    ] = None,
+    depth: Depth = None,
     qwen: Annotated[
         Path | None,
         typer.Option(
@@ -174,7 +177,7 @@ def random_checkpoint(
         int | None, typer.Option(help="Its layers, instead of the configuration's.", min=2)
     ] = None,
     half: Annotated[bool, typer.Option("--bf16", help="Store bf16 instead of fp32.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+    seed: WeightsSeed = 0,
     outliers: Annotated[
         bool, typer.Option("--outliers", help="Some channels of what blocks read are large.")
     ] = False,
@@ -201,7 +204,7 @@ def random_checkpoint(
 
 
 def bench_reference(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.", metavar="BUNDLE")],
+    bundle: BundleArgument,
     runs: Annotated[int, typer.Option(help="Runs of each, interleaved.", min=1)] = 5,
     threads: Annotated[int, typer.Option(help="Processor threads of both.", min=1)] = 2,
     as_json: Json = False,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
+from omni_rt.cli_options import Json, Overwrite, Stages
 from omni_rt.errors import ExportError, RequestError
 from omni_rt.manifest import TargetEngines
 
@@ -25,9 +26,7 @@ def build(
     bundle: Annotated[Path, typer.Argument(help="A bundle that was quantised for the target.")],
     target: Annotated[str, typer.Option(help="What to compile for; a wrong one lists them all.")],
     out: Annotated[Path, typer.Option(help="The bundle to make: the same with engines.")],
-    stages: Annotated[
-        str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
-    ] = None,
+    stages: Stages = None,
     contexts: Annotated[
         str | None,
         typer.Option(help="Buckets of prompts: tokens, comma-separated; 320 to 2304 if not given."),
@@ -45,10 +44,8 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of kernel timings to use and to add to (tensorrt).")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Compile every stage of a bundle for a GPU, and prove that what is rounded runs rounded.
 
@@ -128,7 +125,7 @@ def _print(engines: TargetEngines, out: Path) -> None:
     ]
     columns = (
         "stage", "s", "RSS MB", "plan MB", "weights MB", "activation MB", "profiles", "rounded",
-        "fused", "else",
+        "fused", "other",
     )  # fmt: skip
     device = "sm_" + engines.compute_capability.replace(".", "")
     terminal.print_table(

@@ -14,6 +14,7 @@ from typing import Any
 
 from omni_rt.errors import ExportError
 
+_MOST_BLOCKS = 256  # seven times the official model's
 CONDITIONER_IDS = ("omni_prompt", "sync_feature", "speech_prompt", "audio_input_prompt")
 
 
@@ -51,6 +52,10 @@ class ModelConfig:
     n_fft: int
     hop_samples: int
     mel_rate_hz: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= _MOST_BLOCKS:
+            raise ExportError(f"config: depth must be 1 to {_MOST_BLOCKS}, got {self.depth}")
 
     @property
     def downsampling_ratio(self) -> int:

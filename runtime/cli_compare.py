@@ -9,7 +9,7 @@ import typer
 
 from omni_rt import terminal
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import EngineName, Json, PlanName, Threads
+from omni_rt.cli_options import BundleArgument, CfgScale, EngineName, Json, PlanName, Threads
 from omni_rt.engines.registry import AUTO, engine_loader
 from omni_rt.strict_json import to_json
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from omni_rt.compare import Compared
     from omni_rt.comparison import Verdict
-
-BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 
 
 def commands(app: typer.Typer) -> None:
@@ -40,9 +38,7 @@ def compare(
         typer.Argument(help="The one to judge; if not given, A is, by its reference.", metavar="B"),
     ] = None,
     plan: PlanName = None,
-    cfg_scale: Annotated[
-        float | None, typer.Option(help="Guidance: the model's own if not given.")
-    ] = None,
+    cfg_scale: CfgScale = None,
     seed: Annotated[int | None, typer.Option(help="Of the noise: 0 if not given.")] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="T2A with this, instead of requests of our own.")

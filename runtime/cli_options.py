@@ -32,6 +32,21 @@ EngineName = Annotated[
         help="Library that runs the graphs: auto (onnxruntime), openvino, …; see `omni-rt doctor`.",
     ),
 ]
+Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
+QwenConfig = Annotated[
+    Path | None, typer.Option(help="config.json of the thinker; without it, the rest alone.")
+]
+NewBundle = Annotated[Path, typer.Option(help="The bundle to make: a new directory.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace the bundle that is at OUT.")]
+Stages = Annotated[
+    str | None, typer.Option(help="Only these stages, comma-separated; all if not given.")
+]
+Depth = Annotated[int | None, typer.Option(help="Blocks, instead of the configuration's.", min=1)]
+WeightsSeed = Annotated[int, typer.Option(help="Seed of the weights.")]
+CasesSeed = Annotated[int, typer.Option(help="Of the cases and their noise.", min=0)]
+CasesAudio = Annotated[
+    Path | None, typer.Option(help="Folder of your own sounds to use for the cases.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Uncertified = Annotated[
     bool, typer.Option("--allow-uncertified", help="Run a bundle whose parity is not proved.")
@@ -48,15 +63,18 @@ Shift = Annotated[
     float | None,
     typer.Option(help="Warp the plan's times: above 1 spends more steps near the noise."),
 ]
+GUIDANCE = ("--cfg-scale", "--cfg")  # the option's names; its texts differ
 CfgScale = Annotated[
     float | None,
-    typer.Option(help="Guidance: 1 is none; the bundle's own if not given, 7 officially."),
+    typer.Option(
+        *GUIDANCE, help="Guidance: 1 is none; the bundle's own if not given, 7 officially."
+    ),
 ]
 Rescale = Annotated[float, typer.Option(help="Guidance rescale φ, 0 to 1.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same sound.")]
 Negative = Annotated[str | None, typer.Option(help="What should not be heard.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Do not normalise the peak.")]
-Memory = Annotated[str, typer.Option(help="resident or staged.")]
+Memory = Annotated[str, typer.Option("--memory", help="resident or staged.")]
 FrameRuleName = Annotated[
     str | None,
     typer.Option(

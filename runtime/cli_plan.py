@@ -12,7 +12,7 @@ import typer
 from omni_rt import terminal
 from omni_rt.architecture import Architecture
 from omni_rt.bundle import Bundle
-from omni_rt.cli_options import Json
+from omni_rt.cli_options import Json, Memory, QwenConfig
 from omni_rt.errors import RequestError
 from omni_rt.manifest import EngineSpec, read_manifest
 
@@ -43,10 +43,8 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         config: Annotated[
             Path | None, typer.Option(help="Instead of a bundle: the model's configuration.")
         ] = None,
-        qwen_config: Annotated[
-            Path | None, typer.Option(help="config.json of the thinker; without it, the rest.")
-        ] = None,
-        mode: Annotated[str, typer.Option("--memory", help="resident or staged.")] = "resident",
+        qwen_config: QwenConfig = None,
+        mode: Memory = "resident",
         solver: Annotated[str, typer.Option("--plan", help="Solver and steps.")] = "euler-100",
         seconds: Annotated[float, typer.Option(help="Of the sound to make.")] = 10.0,
         rows: Annotated[

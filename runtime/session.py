@@ -144,10 +144,9 @@ class Session:
         how much of it remains: sampling starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ.
         duration_s: the video's, else 10, or one window if that is shorter; trimmed below one window
         (10.96 s officially), joined from segments above it (T2A, T2M, V2A, V2M). normalise: divide
-        by the peak, as the original does. plan, cfg_scale: the bundle's own; a student's
-        bundle refuses others. on_step(done, total) is called after
-        every step; `cancel` stops within one. The same seed gives the same bits; None draws one
-        (see `Audio.made`).
+        by the peak, as the original does. plan, cfg_scale: the bundle's own; a student's bundle
+        refuses others. on_step(done, total) is called after every step; `cancel` stops within one.
+        The same seed gives the same bits; None draws one (see `Audio.made`).
 
         Raises RequestError, Cancelled or EngineError; the session stays usable after each.
         """

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omni_rt import terminal
+from omni_rt.cli_options import GUIDANCE, Json
 from omni_rt.errors import ExportError
 
 if TYPE_CHECKING:
     from omni_rt.calibration.distill.options import TrainingOptions
+
+
+AsExport = Annotated[Path | None, typer.Option(help="As `omni-rt export` takes it.")]
 
 
 def commands(app: typer.Typer) -> None:
@@ -44,9 +48,9 @@ def distill(
         Path | None,
         typer.Option(help="A bundle of this checkpoint, to condition prompts; else one is made."),
     ] = None,
-    qwen: Annotated[Path | None, typer.Option(help="As `omni-rt export` takes it.")] = None,
-    upstream: Annotated[Path | None, typer.Option(help="As `omni-rt export` takes it.")] = None,
-    synchformer: Annotated[Path | None, typer.Option(help="As `omni-rt export` takes it.")] = None,
+    qwen: AsExport = None,
+    upstream: AsExport = None,
+    synchformer: AsExport = None,
     synchformer_heads: Annotated[int, typer.Option(help="Its attention heads.", min=1)] = 12,
     captions: Annotated[
         Path | None, typer.Option(help="Your prompts for T2A and T2M, one a line.")
@@ -62,7 +66,8 @@ def distill(
         int, typer.Option(help="Prompts of each task in a file, or more where kinds are.", min=1)
     ] = 4,
     cfg_scale: Annotated[
-        float | None, typer.Option(help="The teacher's guidance; its own if not given, 7 or other.")
+        float | None,
+        typer.Option(*GUIDANCE, help="The teacher's guidance; its own if not given, 7 or other."),
     ] = None,
     teacher_steps: Annotated[
         int, typer.Option(help="About: as many as divide into --steps.", min=1)
@@ -109,9 +114,7 @@ def distill(
             help="Only print what memory a step takes, counted from --config (no weights needed).",
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Teach a student to do in K unguided steps what the guided model does in a hundred.
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from omni_rt.calibration.inputs import MOST_PER_TASK
 from omni_rt.errors import ExportError
-from omni_rt.plans import uniform_grid
+from omni_rt.plans import MAX_STEPS, uniform_grid
 from omni_rt.tasks import EDITING, GENERATION
 
 Optimiser = Literal["adamw", "adamw8bit"]
@@ -17,6 +18,8 @@ OPTIMISERS: tuple[Optimiser, ...] = ("adamw", "adamw8bit")
 LORA_RANK = 64
 _FULL_RATE, _LORA_RATE = 1e-5, 1e-4
 _MOST_STEPS = 64
+_MOST_SHARDS = 100_000  # files of one folder; their names have five digits
+_MOST_ROWS = 1 << 16  # of an iteration: a thousand times the usual
 _TASKS = tuple(request.task for request in (*GENERATION, *EDITING))
 
 
@@ -50,9 +53,14 @@ class CacheOptions:
             raise ExportError(
                 f"distill: no task {', '.join(unknown)}; there are {', '.join(_TASKS)}"
             )
-        for name in ("shards", "per_task"):
-            if getattr(self, name) < 1:
-                raise ExportError(f"distill: {name} must be at least 1, got {getattr(self, name)}")
+        if self.teacher_steps > MAX_STEPS:
+            raise ExportError(
+                f"distill: teacher_steps must be at most {MAX_STEPS}, got {self.teacher_steps}"
+            )
+        for name, most in (("shards", _MOST_SHARDS), ("per_task", MOST_PER_TASK)):
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise ExportError(f"distill: {name} must be 1 to {most}, got {value}")
 
     @property
     def guidance(self) -> float:
@@ -88,6 +96,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ExportError(f"distill: {name} must be at least 1, got {value}")
+        if self.batch > _MOST_ROWS:
+            raise ExportError(f"distill: batch must be at most {_MOST_ROWS}, got {self.batch}")
         if not (math.isfinite(self.peak_rate) and self.peak_rate > 0):
             raise ExportError(f"distill: rate must be a number above 0, got {self.rate}")
         if not (math.isfinite(self.save_every_s) and self.save_every_s >= 0):

@@ -11,6 +11,7 @@ import torch
 import typer
 
 from omni_rt import terminal
+from omni_rt.cli_options import Json, Overwrite, Threads
 from omni_rt.export.build import export_bundle
 from omni_rt.export.miniature import checkpoint, parts
 from omni_rt.export.miniature.gate import check_gate
@@ -26,7 +27,6 @@ app = typer.Typer(
 )
 
 PartName = Annotated[str, typer.Argument(help=" or ".join(parts.PARTS), metavar="PART")]
-Threads = Annotated[int | None, typer.Option(help="Processor threads; all if not given.", min=1)]
 Count = Annotated[int, typer.Option(help="Examples of each kind to measure.", min=1)]
 States = Annotated[Path, typer.Option(help="Where states and logs are kept.")]
 Checkpoint = Annotated[Path, typer.Option(help="The checkpoint's folder.")]
@@ -142,7 +142,7 @@ def measure(
     out: Checkpoint = checkpoint.FOLDER,
     count: Count = 400,
     threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure a part of the checkpoint: the share of right results by kind, with 95 % intervals.
 
@@ -168,7 +168,7 @@ UNROUNDED = Path("build/miniature/unrounded")
 def bundle(
     out: Annotated[Path, typer.Option(help="The bundle to write.")] = UNROUNDED,
     folder: Checkpoint = checkpoint.FOLDER,
-    overwrite: Annotated[bool, typer.Option(help="Replace a bundle that is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Export the checkpoint, unrounded: what the packaged bundle is quantised from.
 

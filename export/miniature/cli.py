@@ -92,12 +92,18 @@ def score(
     with terminal.errors_reported():
         from omni_rt.errors import RequestError
         from omni_rt.export.miniature.paired import paired_drops, read_report
-        from omni_rt.export.miniature.scoring_run import Settings, check_model, chosen_kinds
+        from omni_rt.export.miniature.scoring_run import (
+            Settings,
+            check_count,
+            check_model,
+            chosen_kinds,
+        )
         from omni_rt.options import Sampling
         from omni_rt.packaged import miniature
         from omni_rt.whole_file import checked_target
 
         chosen = chosen_kinds(kinds)
+        check_count(count)
         if max_drop is not None and against is None:
             raise RequestError("--max-drop needs --against, the run to compare with")
         before = None if against is None else read_report(against)

@@ -29,6 +29,7 @@ from omni_rt.options import OnStep, checked_seed, nth_seed
 from omni_rt.plans import Plan
 from omni_rt.tasks import Request
 
+_MOST_EXAMPLES = 10_000  # of a kind: a share is then known to a point; more only takes longer
 BATCH = 8  # sounds through the loop at once: faster than one by one, and the same bits
 _MOST_ANSWER_TOKENS = 64  # the longest right answer has a dozen; a broken model never ends
 
@@ -71,13 +72,18 @@ class Settings:
     def __post_init__(self) -> None:
         checked_seed(self.seed)
         checked_seed(self.first_noise)
-        if self.count < 1:
-            raise RequestError(f"count must be at least 1, got {self.count}")
+        check_count(self.count)
 
     @property
     def first_noise(self) -> int:
         """The seed of the first example's noise."""
         return self.seed if self.noise is None else self.noise
+
+
+def check_count(count: int) -> None:
+    """Raise RequestError for a number of examples that tells nothing, or takes forever."""
+    if not 1 <= count <= _MOST_EXAMPLES:
+        raise RequestError(f"count must be 1 to {_MOST_EXAMPLES}, got {count}")
 
 
 def check_model(dims: Dims) -> None:

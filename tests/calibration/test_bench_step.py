@@ -21,6 +21,7 @@ from omni_rt.calibration.bench_step import (
     StepBench,
     bench_step,
 )
+from omni_rt.errors import ExportError
 from omni_rt.export.config import ModelConfig, parse_config
 from omni_rt.export.random_checkpoint import random_tensor
 from omni_rt.export.standin import standin_config
@@ -45,6 +46,13 @@ def test_every_engine_is_timed_and_its_error_known(report: StepBench) -> None:
         assert 0 < rival.time.min_s <= rival.time.p50_s
         assert rival.time.runs == 2
         assert rival.computes in ("f32", "bf16")
+
+
+def test_more_blocks_than_any_model_has_are_one_error() -> None:
+    told: list[str] = []
+    with pytest.raises(ExportError, match="depth must be 1 to 256"):
+        bench_step(small_config(), depth=10**9, runs=1, threads=1, progress=told.append)
+    assert told == []
 
 
 def test_errors_are_those_of_the_formats(report: StepBench) -> None:
@@ -119,5 +127,6 @@ def test_the_table_names_the_machine_and_what_is_missed(
     cli_random._print(replace(report, figures={"times faster": slow}))
     printed = " ".join(capsys.readouterr().out.split())
     assert report.device.split(",")[0] in printed
+    assert " other " in printed  # what is not rounded, above its types
     assert all(rival.computes in printed for rival in report.rivals)
     assert "INT8: 2 times faster, at least 4: MISSED" in printed

@@ -63,7 +63,17 @@ def run(*arguments: str) -> Any:
 def test_options_become_what_is_fitted(asked: Callable[..., Asked]) -> None:
     seen = asked(outcome(taken=True))
     done = run(
-        "b", "--steps", "16,8,8", "--cfg", "7", "--cfg", "4", "--grid", "fitted", "--seed", "3"
+        "b",
+        "--steps",
+        "16,8,8",
+        "--cfg",
+        "7",
+        "--cfg-scale",
+        "4",
+        "--grid",
+        "fitted",
+        "--seed",
+        "3",
     )
     assert done.exit_code == 0
     (options,) = seen

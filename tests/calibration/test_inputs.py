@@ -83,10 +83,19 @@ def test_without_the_video_library_its_tasks_are_left_out(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"per_task": 0}, {"per_task": True}, {"seed": -1}])
-def test_sizes_that_make_no_set_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
-    (name,) = options
-    with pytest.raises(ExportError, match=f"{name} must be at least"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_task": 0}, "per_task must be at least 1"),
+        ({"per_task": True}, "per_task must be at least 1"),
+        ({"per_task": 10**10}, "per_task must be at most 256"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_sizes_that_make_no_set_are_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=message):
         blind(tmp_path, **options)
 
 

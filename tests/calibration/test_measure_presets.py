@@ -92,8 +92,10 @@ def test_a_teacher_and_its_student_are_measured_and_the_default_follows(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"cases": 0}, RequestError, "cases must be at least 1"),
-        ({"count": -1}, RequestError, "count must be at least 0"),
+        ({"cases": 0}, RequestError, "cases must be 1 to 256"),
+        ({"cases": 10**10}, RequestError, "cases must be 1 to 256"),
+        ({"count": -1}, RequestError, "count must be 1 to 10000"),
+        ({"count": 10**11}, RequestError, "count must be 1 to 10000"),
         ({"reference": "consistency-4"}, RequestError, "adds fresh noise"),
         ({"reference": "ls3-4"}, RequestError, "unknown plan"),
         ({"cfg_scale": float("nan")}, RequestError, "cfg_scale"),

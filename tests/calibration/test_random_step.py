@@ -9,6 +9,7 @@ import pytest
 
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.random_step import write_random_step
+from omni_rt.errors import ExportError
 from omni_rt.export.config import parse_config
 from omni_rt.export.engines.patterns import expected_of
 from omni_rt.export.standin import standin_config
@@ -29,3 +30,10 @@ def test_every_matrix_of_a_block_is_rounded_and_on_fp8_its_attentions(
     graph = ir.load(bundle.path(spec.path)).graph
     assert len(expected_of(graph).products) == products
     assert [path.name for path in tmp_path.iterdir()] == ["step"]
+
+
+def test_more_blocks_than_any_model_has_are_one_error(tmp_path: Path) -> None:
+    config, target = parse_config(standin_config()), target_named("cpu")
+    with pytest.raises(ExportError, match="depth must be 1 to 256"):
+        write_random_step(tmp_path / "step", config, target, depth=10**9)
+    assert list(tmp_path.iterdir()) == []

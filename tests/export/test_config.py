@@ -50,6 +50,7 @@ VAE = "model.pretransform.config"
         (f"{DIT}.num_heads", 3, "no multiple"),
         (f"{DIT}.num_heads", 8, "narrower than 32"),
         (f"{DIT}.depth", -1, "must be positive"),
+        (f"{DIT}.depth", 10**9, "depth must be 1 to 256, got 1000000000"),
         (f"{DIT}.project_cond_tokens", False, "project_cond_tokens"),
         ("model.diffusion.diffusion_objective", "v", "diffusion_objective"),
         ("model.diffusion.high_level_cond_ids", ["speech_prompt"], "high_level_cond_ids"),

@@ -111,6 +111,10 @@ def test_a_dry_run_needs_a_configuration_alone(tmp_path: Path) -> None:
         (["--dry-run", "--save-every", "inf"], "save_every must be seconds"),
         (["--optimiser", "sgd"], "optimiser must be one of adamw, adamw8bit"),
         (["--checkpoint", "x", "--out", "y", "--steps", "30"], "has nothing to teach"),
+        (["--checkpoint", "x", "--out", "y", "--shards", "99999999999"], "shards must be 1 to"),
+        (["--checkpoint", "x", "--out", "y", "--per-task", "99999999999"], "per_task must be 1 to"),
+        (["--checkpoint", "x", "--out", "y", "--teacher-steps", "99999999999"], "at most 10000"),
+        (["--batch", "99999999999"], "batch must be at most"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:

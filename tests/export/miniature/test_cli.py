@@ -81,6 +81,7 @@ def test_errors_come_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (other, ("score", "b"), "8000 Hz"),
         (other, ("demo", "b", "--out", tmp_path / "demo"), "8000 Hz"),
         (FakeModel([]), ("score", "b", "--kinds", "bird"), "unknown kinds bird"),
+        (FakeModel([]), ("score", "b", "--count", 10**11), "count must be 1 to 10000"),
         (FakeModel([]), ("score", "b", "--plan", "euler"), "euler"),
         (FakeModel([]), ("score", "b", "--cfg-scale", "nan"), "cfg_scale"),
         (FakeModel([]), ("score", "b", "--out", tmp_path / "x.csv"), "cannot write x.csv"),
