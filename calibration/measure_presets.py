@@ -8,10 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.inputs import CalibrationSet, calibration_set
+from omni_rt.calibration.inputs import CalibrationSet, drawn_requests
 from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
 from omni_rt.calibration.preset_sounds import Made, Requests, latent_distance, log_mel_distance
-from omni_rt.calibration.solver_cases import spread
 from omni_rt.compare import check_same_model
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
@@ -31,7 +30,6 @@ Progress = Callable[[str], None]
 _CASES_SEED = 1 << 21  # added to the seed: cases that no solver was fitted to or judged by
 _EXAMPLES_SEED = 2026  # of `omni-rt score`: nothing was trained on them
 _OTHER_NOISE = 1 << 30  # added to seeds: the second of the two sets
-_FEWEST_TASKS = 6  # that any bundle with a `dit_step` has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +114,7 @@ class _Job:
         options = self._options
         with TemporaryDirectory() as folder:
             drawn = self._cases(Path(folder))
-            cases = spread(drawn.cases, options.cases)
+            cases = drawn.cases
             with self._session(self._teacher) as session:
                 requests = Requests(session, cases, self._progress)
                 yardstick = self._yardstick(session, requests)
@@ -141,10 +139,9 @@ class _Job:
         )
 
     def _cases(self, folder: Path) -> CalibrationSet:
-        drawn = calibration_set(
-            self.bundle.manifest.dims,
-            self.bundle.manifest.graphs,
-            per_task=-(-self._options.cases // _FEWEST_TASKS),
+        drawn = drawn_requests(
+            self.bundle,
+            self._options.cases,
             seed=self._options.seed + _CASES_SEED,
             audio=self._options.audio,
             folder=folder,
