@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, drawn_requests
 from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
-from omni_rt.calibration.preset_sounds import Made, Requests, latent_distance, log_mel_distance
+from omni_rt.calibration.preset_sounds import EncodedRequests
+from omni_rt.calibration.trajectories import Trajectory, compared
 from omni_rt.compare import check_same_model
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
@@ -62,7 +63,7 @@ class MeasureOptions:
 class _Yardstick:
     """What presets are held to: the teacher in many steps, faithful, and with other noise."""
 
-    exact: list[Made]
+    exact: Mapping[str, Trajectory]
     spread: SeedSpread
     faithful: ScoreReport | None
 
@@ -116,12 +117,12 @@ class _Job:
             drawn = self._cases(Path(folder))
             cases = drawn.cases
             with self._session(self._teacher) as session:
-                requests = Requests(session, cases, self._progress)
+                requests = EncodedRequests(session, cases, self._progress)
                 yardstick = self._yardstick(session, requests)
                 presets = {} if options.teacher else self._measured(session, requests, yardstick)
             if options.teacher is not None:
                 with self._session(self.bundle) as session:
-                    requests = Requests(session, cases, self._progress)
+                    requests = EncodedRequests(session, cases, self._progress)
                     presets = self._measured(session, requests, yardstick)
         graphs = self.bundle.manifest.graphs
         return PresetRecord(
@@ -158,7 +159,7 @@ class _Job:
             allow_uncertified=True,
         )
 
-    def _yardstick(self, session: Session, requests: Requests) -> _Yardstick:
+    def _yardstick(self, session: Session, requests: EncodedRequests) -> _Yardstick:
         scale = self._guidance
         faithful, other = (
             requests.followed(FAITHFUL.plan, cfg_scale=scale, seed_offset=offset)
@@ -169,7 +170,7 @@ class _Job:
             scores = self._scored(session, FAITHFUL, cfg_scale=scale)
             again = self._scored(session, FAITHFUL, cfg_scale=scale, noise=_OTHER_NOISE)
             points = seed_points(scores, again)
-        log_mel = log_mel_distance(other, faithful, rate_hz=session.sample_rate_hz)
+        log_mel = compared(other, faithful)["log_mel_distance"]
         return _Yardstick(
             exact=requests.followed(self._options.reference, cfg_scale=scale),
             spread=SeedSpread(log_mel=log_mel, points=points),
@@ -177,13 +178,14 @@ class _Job:
         )
 
     def _measured(
-        self, session: Session, requests: Requests, yardstick: _Yardstick
+        self, session: Session, requests: EncodedRequests, yardstick: _Yardstick
     ) -> dict[str, MeasuredPreset]:
         """Every preset that the session's bundle offers."""
         scale = 1.0 if session.bundle.student_plans else self._guidance
         found = {}
         for preset in offered(session.bundle):
             made = requests.followed(preset.plan, cfg_scale=scale)
+            apart = compared(made, yardstick.exact)
             drops = {}
             if yardstick.faithful is not None:
                 own = self._scored(session, preset, cfg_scale=scale)
@@ -192,8 +194,8 @@ class _Job:
                 plan=preset.plan,
                 plan_sha256=session.bundle.plan_sha256(preset.plan),
                 passes=passes(session.plan(preset.plan, cfg_scale=scale), cfg_scale=scale),
-                latents=latent_distance(made, yardstick.exact),
-                log_mel=log_mel_distance(made, yardstick.exact, rate_hz=session.sample_rate_hz),
+                latents=apart["latents"],
+                log_mel=apart["log_mel_distance"],
                 drops={k: drop for k, drop in drops.items() if k in yardstick.spread.points},
             )
         return found

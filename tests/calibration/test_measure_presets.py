@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.calibration import measure_presets as measuring
 from omni_rt.calibration.measure_presets import MeasureOptions, measure_presets
-from omni_rt.calibration.preset_sounds import Made, latent_distance, log_mel_distance
 from omni_rt.errors import BundleError, ExportError, OmniError, RequestError
 from omni_rt.export.bundle_plans import model_of, put_plans
 from omni_rt.export.bundle_presets import copy_with_presets, put_presets
@@ -28,20 +28,10 @@ from tests.runtime.test_preset_record import FAITHFUL, RECORD, measured_with
 from tests.runtime.tiny_bundle import write_tiny_bundle
 
 
-def made(seed: int, *, gain: float = 1.0) -> Made:
-    stream = np.random.RandomState(seed)
-    latents, sound = stream.standard_normal((4, 6)), stream.standard_normal((2, 4000))
-    return Made(
-        latents=(gain * latents).astype(np.float32), sound=(gain * sound).astype(np.float32)
-    )
-
-
-def test_distances_are_means_over_requests() -> None:
-    here, louder = [made(0), made(1)], [made(0), made(1, gain=1.5)]
-    assert latent_distance(here, here) == 0
-    assert latent_distance(louder, here) == pytest.approx(0.25)
-    assert log_mel_distance(here, here, rate_hz=8000) == pytest.approx(0, abs=1e-9)
-    assert log_mel_distance([made(2), made(1)], here, rate_hz=8000) > 0.1
+def test_no_torch_is_needed() -> None:
+    """It is measured where it runs."""
+    code = "import sys, omni_rt.calibration.measure_presets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.slow
