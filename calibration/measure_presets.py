@@ -11,8 +11,8 @@ from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, drawn_requests
 from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
 from omni_rt.calibration.preset_sounds import EncodedRequests
+from omni_rt.calibration.preset_teacher import teacher_of
 from omni_rt.calibration.trajectories import Trajectory, compared
-from omni_rt.compare import check_same_model
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.export.bundle_plans import size_bytes
@@ -97,7 +97,7 @@ class _Job:
                 raise RequestError(f"{name} must be at least {least}, got {value}")
         engine_loader(options.engine)
         self.bundle = Bundle.open(options.bundle)
-        self._teacher = _teacher_of(self.bundle, options.teacher)
+        self._teacher = teacher_of(self.bundle, options.teacher)
         self._guidance = self._teacher.guidance(options.cfg_scale)
         if not offered(self.bundle):
             raise BundleError(
@@ -218,23 +218,6 @@ class _Job:
             noise=nth_seed(_EXAMPLES_SEED, noise),
         )
         return scorer.scored(settings)
-
-
-def _teacher_of(bundle: Bundle, directory: Path | None) -> Bundle:
-    """What a bundle's presets are held to: itself, or a student's teacher."""
-    for stage in ("context", "signal", "dit_step", "vae_decoder"):
-        bundle.graph(stage)
-    if directory is None and not bundle.student_plans:
-        return bundle
-    if directory is None:
-        raise BundleError("this bundle is a student: give its teacher's with --teacher")
-    if not bundle.student_plans:
-        raise BundleError("this bundle is no student: it is held to itself, without --teacher")
-    teacher = Bundle.open(directory)
-    if teacher.student_plans:
-        raise BundleError(f"{directory} is a student itself: give the bundle that it learnt from")
-    check_same_model(bundle, teacher)
-    return teacher
 
 
 def _not_scored(bundle: Bundle) -> str | None:
