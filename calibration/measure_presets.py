@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,13 @@ from tempfile import TemporaryDirectory
 
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.inputs import CalibrationSet, drawn_requests
-from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
+from omni_rt.calibration.preset_scores import (
+    Scorer,
+    audio_kinds,
+    made_folder,
+    mean_drops,
+    seed_points,
+)
 from omni_rt.calibration.preset_sounds import EncodedRequests
 from omni_rt.calibration.preset_teacher import teacher_of
 from omni_rt.calibration.trajectories import Trajectory, compared
@@ -55,7 +62,7 @@ class MeasureOptions:
     @property
     def kept_scores(self) -> Path:
         """The folder of what was scored."""
-        beside = self.bundle if self.out is None else self.out
+        beside = Path(os.path.abspath(self.bundle if self.out is None else self.out))
         return self.scores or beside.with_name(f"{beside.name}.scores")
 
 
@@ -109,6 +116,8 @@ class _Job:
             self._kinds = ()
         if options.out is not None:
             check_target(options.out, size_bytes(self.bundle), options.overwrite)
+        if self._kinds:
+            made_folder(options.kept_scores)
         self._options, self._progress = options, progress
 
     def record(self) -> PresetRecord:
