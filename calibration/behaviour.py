@@ -10,8 +10,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.export.miniature.paired import paired_drops, read_report
 from omni_rt.export.miniature.report import ScoreReport
-from omni_rt.manifest import MANIFEST, Behaviour, Figure, manifest_text
-from omni_rt.whole_file import draft_of
+from omni_rt.manifest import Behaviour, Figure, replace_manifest
 
 MOST_POINTS = 2.0
 FEWEST_EXAMPLES = 400  # with fewer the bound says more about chance than about the model
@@ -69,6 +68,5 @@ def add_behaviour(bundle: Path, before: Path, after: Path) -> Mapping[str, Behav
     found = behaviour(first, second)
     rounding = replace(certificate.rounding, behaviour=found)
     manifest = replace(opened.manifest, certificate=replace(certificate, rounding=rounding))
-    with draft_of(bundle / MANIFEST) as draft:
-        draft.write_text(manifest_text(manifest), encoding="utf-8")
+    replace_manifest(manifest, bundle)
     return found

@@ -21,8 +21,8 @@ from omni_rt.calibration.inputs import Case
 from omni_rt.calibration.parity import write_parity
 from omni_rt.calibration.recipes import Recipes
 from omni_rt.calibration.recording import Recorder
-from omni_rt.calibration.trajectories import Course, Trajectory, run_case
-from omni_rt.calibration.yardstick import FINER, Yardstick, compared, finer_steps, summed_errors
+from omni_rt.calibration.trajectories import Course, Trajectory, compared, run_case
+from omni_rt.calibration.yardstick import FINER, Yardstick, finer_steps, summed_errors
 from omni_rt.export.pack import list_files
 from omni_rt.manifest import (
     Figure,

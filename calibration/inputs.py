@@ -8,10 +8,12 @@ processor's sines are gone, so that the digest is the same on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 
+from omni_rt.bundle import Bundle
 from omni_rt.calibration.captioned import captioned_cases
 from omni_rt.calibration.case import Case, case_of
 from omni_rt.calibration.digest import digest_of
@@ -30,7 +32,9 @@ __all__ = [
     "Case",
     "calibration_set",
     "check_coverage",
+    "drawn_requests",
     "restricted",
+    "spread",
 ]
 
 MOST_PER_TASK = 256  # far more than change anything, and all of them are held in memory
@@ -47,6 +51,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "understand/video": (*_ANSWERS, "vision_tower"),
     "understand/text": _ANSWERS,
 }
+_FEWEST_TASKS = 6  # that any bundle with a `dit_step` has: T2A, T2M and four edits
 _FILMED = ("V2A", "V2M", "understand/video")
 _SPEECH = "edits of speech have no request of one window: TTS and the edits cover their inputs"
 
@@ -121,6 +126,35 @@ def restricted(calibration: CalibrationSet, task: str) -> CalibrationSet:
         known = ", ".join(calibration.tasks)
         raise ExportError(f"the calibration set has no case of {task!r}; it has {known}")
     return CalibrationSet(cases=cases, digest=digest_of(cases), left_out=calibration.left_out)
+
+
+def drawn_requests(
+    bundle: Bundle, count: int, *, seed: int, audio: Path | None, folder: Path
+) -> CalibrationSet:
+    """`count` requests, spread over the tasks of a bundle that samples, with a digest of their own.
+
+    The other arguments and errors are those of `calibration_set`.
+    """
+    drawn = calibration_set(
+        bundle.manifest.dims,
+        bundle.manifest.graphs,
+        per_task=-(-count // _FEWEST_TASKS),
+        seed=seed,
+        audio=audio,
+        folder=folder,
+    )
+    cases = spread(drawn.cases, count)
+    return replace(drawn, cases=cases, digest=digest_of(cases))
+
+
+def spread(cases: Sequence[Case], count: int) -> tuple[Case, ...]:
+    """The first `count` requests, one of each task before the second of any. Questions are none."""
+    by_task: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.request is not None:
+            by_task.setdefault(case.task, []).append(case)
+    rounds = chain.from_iterable(zip_longest(*by_task.values()))
+    return tuple(case for case in rounds if case is not None)[:count]
 
 
 def _left_out(stages: Collection[str]) -> dict[str, str]:

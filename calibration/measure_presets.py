@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.inputs import CalibrationSet, calibration_set
-from omni_rt.calibration.preset_scores import Scorer, audio_kinds, mean_drops, seed_points
-from omni_rt.calibration.preset_sounds import Made, Requests, latent_distance, log_mel_distance
-from omni_rt.calibration.solver_cases import MOST_CASES, spread
-from omni_rt.compare import check_same_model
+from omni_rt.calibration.inputs import CalibrationSet, drawn_requests
+from omni_rt.calibration.preset_scores import (
+    Scorer,
+    audio_kinds,
+    made_folder,
+    mean_drops,
+    seed_points,
+)
+from omni_rt.calibration.preset_sounds import EncodedRequests
+from omni_rt.calibration.preset_teacher import teacher_of
+from omni_rt.calibration.solver_cases import MOST_CASES
+from omni_rt.calibration.trajectories import Trajectory, compared
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.export.bundle_plans import size_bytes
@@ -31,7 +39,6 @@ Progress = Callable[[str], None]
 _CASES_SEED = 1 << 21  # added to the seed: cases that no solver was fitted to or judged by
 _EXAMPLES_SEED = 2026  # of `omni-rt score`: nothing was trained on them
 _OTHER_NOISE = 1 << 30  # added to seeds: the second of the two sets
-_FEWEST_TASKS = 6  # that any bundle with a `dit_step` has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +63,7 @@ class MeasureOptions:
     @property
     def kept_scores(self) -> Path:
         """The folder of what was scored."""
-        beside = self.bundle if self.out is None else self.out
+        beside = Path(os.path.abspath(self.bundle if self.out is None else self.out))
         return self.scores or beside.with_name(f"{beside.name}.scores")
 
 
@@ -64,7 +71,7 @@ class MeasureOptions:
 class _Yardstick:
     """What presets are held to: the teacher in many steps, faithful, and with other noise."""
 
-    exact: list[Made]
+    exact: Mapping[str, Trajectory]
     spread: SeedSpread
     faithful: ScoreReport | None
 
@@ -99,7 +106,7 @@ class _Job:
             check_count(options.count)
         engine_loader(options.engine)
         self.bundle = Bundle.open(options.bundle)
-        self._teacher = _teacher_of(self.bundle, options.teacher)
+        self._teacher = teacher_of(self.bundle, options.teacher)
         self._guidance = self._teacher.guidance(options.cfg_scale)
         if not offered(self.bundle):
             raise BundleError(
@@ -111,20 +118,22 @@ class _Job:
             self._kinds = ()
         if options.out is not None:
             check_target(options.out, size_bytes(self.bundle), options.overwrite)
+        if self._kinds:
+            made_folder(options.kept_scores)
         self._options, self._progress = options, progress
 
     def record(self) -> PresetRecord:
         options = self._options
         with TemporaryDirectory() as folder:
             drawn = self._cases(Path(folder))
-            cases = spread(drawn.cases, options.cases)
+            cases = drawn.cases
             with self._session(self._teacher) as session:
-                requests = Requests(session, cases, self._progress)
+                requests = EncodedRequests(session, cases, self._progress)
                 yardstick = self._yardstick(session, requests)
                 presets = {} if options.teacher else self._measured(session, requests, yardstick)
             if options.teacher is not None:
                 with self._session(self.bundle) as session:
-                    requests = Requests(session, cases, self._progress)
+                    requests = EncodedRequests(session, cases, self._progress)
                     presets = self._measured(session, requests, yardstick)
         graphs = self.bundle.manifest.graphs
         return PresetRecord(
@@ -142,10 +151,9 @@ class _Job:
         )
 
     def _cases(self, folder: Path) -> CalibrationSet:
-        drawn = calibration_set(
-            self.bundle.manifest.dims,
-            self.bundle.manifest.graphs,
-            per_task=-(-self._options.cases // _FEWEST_TASKS),
+        drawn = drawn_requests(
+            self.bundle,
+            self._options.cases,
             seed=self._options.seed + _CASES_SEED,
             audio=self._options.audio,
             folder=folder,
@@ -162,7 +170,7 @@ class _Job:
             allow_uncertified=True,
         )
 
-    def _yardstick(self, session: Session, requests: Requests) -> _Yardstick:
+    def _yardstick(self, session: Session, requests: EncodedRequests) -> _Yardstick:
         scale = self._guidance
         faithful, other = (
             requests.followed(FAITHFUL.plan, cfg_scale=scale, seed_offset=offset)
@@ -173,7 +181,7 @@ class _Job:
             scores = self._scored(session, FAITHFUL, cfg_scale=scale)
             again = self._scored(session, FAITHFUL, cfg_scale=scale, noise=_OTHER_NOISE)
             points = seed_points(scores, again)
-        log_mel = log_mel_distance(other, faithful, rate_hz=session.sample_rate_hz)
+        log_mel = compared(other, faithful)["log_mel_distance"]
         return _Yardstick(
             exact=requests.followed(self._options.reference, cfg_scale=scale),
             spread=SeedSpread(log_mel=log_mel, points=points),
@@ -181,13 +189,14 @@ class _Job:
         )
 
     def _measured(
-        self, session: Session, requests: Requests, yardstick: _Yardstick
+        self, session: Session, requests: EncodedRequests, yardstick: _Yardstick
     ) -> dict[str, MeasuredPreset]:
         """Every preset that the session's bundle offers."""
         scale = 1.0 if session.bundle.student_plans else self._guidance
         found = {}
         for preset in offered(session.bundle):
             made = requests.followed(preset.plan, cfg_scale=scale)
+            apart = compared(made, yardstick.exact)
             drops = {}
             if yardstick.faithful is not None:
                 own = self._scored(session, preset, cfg_scale=scale)
@@ -196,8 +205,8 @@ class _Job:
                 plan=preset.plan,
                 plan_sha256=session.bundle.plan_sha256(preset.plan),
                 passes=passes(session.plan(preset.plan, cfg_scale=scale), cfg_scale=scale),
-                latents=latent_distance(made, yardstick.exact),
-                log_mel=log_mel_distance(made, yardstick.exact, rate_hz=session.sample_rate_hz),
+                latents=apart["latents"],
+                log_mel=apart["log_mel_distance"],
                 drops={k: drop for k, drop in drops.items() if k in yardstick.spread.points},
             )
         return found
@@ -220,23 +229,6 @@ class _Job:
             noise=nth_seed(_EXAMPLES_SEED, noise),
         )
         return scorer.scored(settings)
-
-
-def _teacher_of(bundle: Bundle, directory: Path | None) -> Bundle:
-    """What a bundle's presets are held to: itself, or a student's teacher."""
-    for stage in ("context", "signal", "dit_step", "vae_decoder"):
-        bundle.graph(stage)
-    if directory is None and not bundle.student_plans:
-        return bundle
-    if directory is None:
-        raise BundleError("this bundle is a student: give its teacher's with --teacher")
-    if not bundle.student_plans:
-        raise BundleError("this bundle is no student: it is held to itself, without --teacher")
-    teacher = Bundle.open(directory)
-    if teacher.student_plans:
-        raise BundleError(f"{directory} is a student itself: give the bundle that it learnt from")
-    check_same_model(bundle, teacher)
-    return teacher
 
 
 def _not_scored(bundle: Bundle) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omni_rt import strict_json
 from omni_rt.bundle import Bundle
-from omni_rt.errors import BundleError, ExportError
+from omni_rt.errors import BundleError, ExportError, RequestError
 from omni_rt.export.miniature.data import AUDIO_KINDS
 from omni_rt.export.miniature.paired import paired_drops
 from omni_rt.export.miniature.report import KindScores, ScoreReport
@@ -24,9 +24,25 @@ Progress = Callable[[str], None]
 def audio_kinds(kinds: str | None) -> tuple[str, ...]:
     """The kinds of a comma-separated list whose results are sounds; all for None.
 
-    Raises RequestError for an unknown one. Answers to questions do not depend on a plan.
+    Raises RequestError for an unknown one, and if there is none: answers to questions do not depend
+    on a plan.
     """
-    return tuple(kind for kind in chosen_kinds(kinds) if kind in AUDIO_KINDS)
+    found = tuple(kind for kind in chosen_kinds(kinds) if kind in AUDIO_KINDS)
+    if not found:
+        raise RequestError(
+            f"kinds {kinds} are questions, whose answers depend on no plan: choose from "
+            f"{', '.join(AUDIO_KINDS)}"
+        )
+    return found
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder for scores, made if need be. Raises ExportError for what the file system says."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot keep scores in {folder}: {error.strerror}") from error
+    return folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,7 @@ class Scorer:
 
     def scored(self, settings: Settings) -> ScoreReport:
         """All kinds. Raises ExportError if the model breaks down in one of them."""
-        self.kept.mkdir(parents=True, exist_ok=True)
+        made_folder(self.kept)
         bundle = self.session.bundle
         return ScoreReport(
             bundle=bundle.id,
@@ -62,8 +78,9 @@ class Scorer:
         found = score_kind(self.session, kind, settings, lambda *_: None)
         if found.status == "failed":
             raise ExportError(f"{settings.plan.name}, {kind}: {found.reason}")
-        if found.status == "lacking":
+        if found.status == "lacking":  # which a later run may not, on this machine or another
             self.progress(f"without {kind}: {found.reason}")
+            return found
         with draft_of(path) as draft:
             draft.write_text(json.dumps(strict_json.to_json(found)) + "\n", encoding="utf-8")
         return found

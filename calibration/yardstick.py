@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from omni_rt.audio_metrics import sound_difference
 from omni_rt.calibration.recording import Recorded
-from omni_rt.calibration.trajectories import Trajectory
+from omni_rt.calibration.trajectories import Trajectory, compared
 from omni_rt.encode import Floats
 from omni_rt.errors import ExportError
-from omni_rt.metrics import rel_l2
 from omni_rt.session import Session
 from omni_rt.targets import PRECISIONS, Target, rounded_bound
 
@@ -101,19 +99,3 @@ def _moved(session: Session, exact: Trajectory, distance: float, *, seed: int) -
     step = (distance / np.linalg.norm(direction) * direction).astype(np.float32)
     latents: Floats = exact.latents + step
     return replace(exact, latents=latents, sound=session.decode(latents[None])[0])
-
-
-def compared(ours: Mapping[str, Trajectory], theirs: Mapping[str, Trajectory]) -> dict[str, float]:
-    """Means over the cases of how far latents and sounds are apart."""
-    rows = [_distances(ours[name], theirs[name]) for name in theirs]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def _distances(ours: Trajectory, theirs: Trajectory) -> dict[str, float]:
-    heard = sound_difference(ours.audio.samples, theirs.audio.samples, rate_hz=ours.rate_hz)
-    return {
-        "latents": rel_l2(ours.latents, theirs.latents),
-        "log_spectral_distance_db": heard.lsd_db,
-        "multi_resolution_stft": heard.stft,
-        "log_mel_distance": 1 - heard.log_mel_cosine,
-    }

@@ -12,11 +12,10 @@ from omni_rt.bundle import Bundle, sha256_of
 from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.pack import copy_files, new_directory
 from omni_rt.manifest import (
-    MANIFEST,
     FileSpec,
     Manifest,
-    manifest_text,
     read_manifest,
+    replace_manifest,
     write_manifest,
 )
 from omni_rt.plan_file import PlanFile, merged, plan_text
@@ -58,8 +57,7 @@ def put_plans(bundle: Bundle, files: Sequence[PlanFile]) -> None:
     manifest = replace(now.manifest, plans=plans, files=dict(sorted(listed.items())))
     if now.manifest.presets is not None and _measured(now.manifest.presets) & written.keys():
         manifest = unmeasured(manifest, student_plans=now.student_plans)
-    with draft_of(now.path(MANIFEST)) as draft:
-        draft.write_text(manifest_text(manifest), encoding="utf-8")
+    replace_manifest(manifest, now.directory)
     for path in replaced:
         now.path(path).unlink(missing_ok=True)
 

@@ -9,9 +9,8 @@ from omni_rt.bundle import Bundle
 from omni_rt.errors import ExportError
 from omni_rt.export.bundle_plans import size_bytes
 from omni_rt.export.pack import copy_files, new_directory
-from omni_rt.manifest import MANIFEST, Manifest, manifest_text, read_manifest, write_manifest
+from omni_rt.manifest import Manifest, read_manifest, replace_manifest, write_manifest
 from omni_rt.preset_record import PresetRecord
-from omni_rt.whole_file import draft_of
 
 
 def put_presets(bundle: Bundle, record: PresetRecord) -> None:
@@ -22,8 +21,7 @@ def put_presets(bundle: Bundle, record: PresetRecord) -> None:
     now = read_manifest(bundle.directory)
     if (now.graphs, now.plans, now.files) != _measured(bundle):
         raise ExportError(f"{bundle.directory} was changed meanwhile: measure its presets again")
-    with draft_of(bundle.path(MANIFEST)) as draft:
-        draft.write_text(manifest_text(_with(now, record)), encoding="utf-8")
+    replace_manifest(_with(now, record), bundle.directory)
 
 
 def _measured(bundle: Bundle) -> tuple[object, ...]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omni_rt.architecture import Architecture, autoencoder_levels
-from omni_rt.errors import ExportError
 from omni_rt.export.config import read_config
 from omni_rt.export.contract import STAGES, THINKER_STAGES, dims_of
 from omni_rt.export.graphs import tensors_of
 from omni_rt.export.random_checkpoint import sizes_for
 from omni_rt.export.reference.synchformer import SynchformerSizes
-from omni_rt.export.reference.thinker_config import ThinkerSizes
+from omni_rt.export.reference.thinker_config import ThinkerSizes, read_thinker_config
 from omni_rt.export.tracing import StageSizes
 
 PUBLISHED_SYNCHFORMER = SynchformerSizes(
@@ -33,7 +31,11 @@ def configured_sizes(config: Path, thinker_config: Path | None) -> StageSizes:
     Raises ExportError if a configuration cannot be read.
     """
     model, _ = read_config(config)
-    thinker = None if thinker_config is None else _thinker(thinker_config)
+    thinker = (
+        None
+        if thinker_config is None
+        else ThinkerSizes.from_config(read_thinker_config(thinker_config))
+    )
     return StageSizes(model=sizes_for(model), thinker=thinker, synchformer=PUBLISHED_SYNCHFORMER)
 
 
@@ -59,13 +61,3 @@ def configured_architecture(config: Path, thinker_config: Path | None) -> Archit
         encoder=encoder,
         decoder=decoder,
     )
-
-
-def _thinker(path: Path) -> ThinkerSizes:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"thinker: cannot read {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ExportError(f"thinker: {path} must hold an object")
-    return ThinkerSizes.from_config(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from omni_rt.export.config import read_config
 from omni_rt.export.contract import MODEL_STAGES, STAGES, SYNCHFORMER, THINKER_STAGES
 from omni_rt.export.reference.model import ModelSizes, checked_tensors
 from omni_rt.export.reference.synchformer import SynchformerSizes, open_synchformer
-from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes
+from omni_rt.export.reference.thinker_config import MEDIA_TOKENS, ThinkerSizes, read_thinker_config
 from omni_rt.export.reference.thinker_files import check_thinker
 from omni_rt.export.student import StudentSpec, student_of
 from omni_rt.export.text_files import check_vocabulary, find_text_files, read_prompts
@@ -163,13 +162,7 @@ def _open_thinker(
             "thinker: give --qwen DIR, a local Hugging Face folder of Qwen2.5-Omni-3B, "
             f"or leave the thinker out with --stages {','.join(MODEL_STAGES)}"
         )
-    path = options.qwen / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"thinker: cannot read {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ExportError(f"thinker: {path} must hold an object")
+    config = read_thinker_config(options.qwen / "config.json")
     tensors = checkpoint.thinker or open_thinker_folder(options.qwen)
     if not tensors:
         raise ExportError(f"thinker: neither {options.checkpoint} nor {options.qwen} has weights")

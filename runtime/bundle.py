@@ -275,8 +275,8 @@ class Bundle:
         ]
         if changed:
             raise BundleError(
-                f"presets were measured with another {', '.join(changed)}: measure them again with "
-                f"omni-rt measure-presets, or remove `presets` from {MANIFEST}"
+                f"presets were measured with another {', '.join(changed)}: remove `presets` from "
+                f"{MANIFEST}, then measure them again with omni-rt measure-presets"
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from omni_rt import strict_json
 from omni_rt.errors import BundleError
 from omni_rt.preset_record import PresetRecord
+from omni_rt.whole_file import draft_of
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
@@ -363,3 +364,12 @@ def manifest_text(manifest: Manifest) -> str:
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write `manifest.json` into a new bundle."""
     (directory / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def replace_manifest(manifest: Manifest, directory: Path) -> None:
+    """Put `manifest.json` in place of a bundle's own: whoever opens it finds one or the other.
+
+    Raises RequestError for what the file system says.
+    """
+    with draft_of(directory / MANIFEST) as draft:
+        draft.write_text(manifest_text(manifest), encoding="utf-8")

@@ -52,7 +52,7 @@ class PresetRecord:
     cfg_scale: float  # the teacher's
     reference: str  # plan that counts as exact
     cases: tuple[str, ...]  # requests whose distances were measured
-    inputs: str  # digest of the set that these were drawn from
+    inputs: str  # digest of these requests
     seed: int
     count: int  # examples of each kind that was scored
     spread: SeedSpread

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from omni_rt.errors import ExportError
@@ -110,6 +112,17 @@ class ThinkerSizes:
         if len(widths) != 1:
             raise ExportError(f"thinker: the towers' outputs must be {sizes.width} wide: {widths}")
         return sizes
+
+
+def read_thinker_config(path: Path) -> dict[str, Any]:
+    """A Hugging Face `config.json`, for `ThinkerSizes.from_config`. Raises ExportError."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExportError(f"thinker: cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise ExportError(f"thinker: {path} must hold an object")
+    return config
 
 
 def _part(thinker: object, name: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from omni_rt.audio import Audio
+from omni_rt.calibration.case import case_of
 from omni_rt.calibration.inputs import CalibrationSet, Case, calibration_set
 from omni_rt.contract import PORTS
 from tests.export.miniature.fake_model import MINIATURE_DIMS
@@ -31,3 +32,10 @@ def recordings(case: Case) -> list[Audio]:
     request = case.request
     given = [] if request is None else [getattr(request, f.name) for f in fields(request)]
     return [clip for clip in (*given, case.audio) if isinstance(clip, Audio)]
+
+
+def case_named(name: str) -> Case:
+    """A case of this name that asks for next to nothing."""
+    task = name.partition("/")[0]
+    words = {"question": "what?"} if task == "understand" else {"prompt": "rain"}
+    return case_of(name, dict(words), seed=0)

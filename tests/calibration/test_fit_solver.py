@@ -14,14 +14,13 @@ from omni_rt.bundle import Bundle
 from omni_rt.calibration.fields import CaseFields
 from omni_rt.calibration.fit_solver import FitOptions, fit_solver
 from omni_rt.calibration.replay import Replay
-from omni_rt.calibration.solver_cases import spread
 from omni_rt.calibration.solver_fit import FitSettings
 from omni_rt.engine_pool import EnginePool
 from omni_rt.errors import BundleError, ExportError, OmniError, RequestError
 from omni_rt.export.bundle_plans import model_of, put_plans
 from omni_rt.plan_file import plan_file
 from omni_rt.plans import make_plan
-from tests.calibration.test_solver_cases import case
+from tests.calibration.sets import case_named
 from tests.runtime.tiny_bundle import write_tiny_bundle
 
 # Few steps of few cases: what is asked here is that files and loops fit together.
@@ -66,10 +65,10 @@ def test_what_is_fitted_runs_in_the_bundle_and_is_refused_elsewhere(tmp_path: Pa
 @pytest.mark.slow
 def test_a_field_is_the_sessions_sampling_to_the_bit() -> None:
     """Whole plans, and rows that are replayed one by one; times are halves, exact in binary."""
-    asked = case("T2A/0")
+    asked = case_named("T2A/0")
     with Session(miniature(), threads=1) as session:
         pool = EnginePool(session.bundle, device="auto", threads=1, memory="staged")
-        (field,) = CaseFields(session, pool, spread([asked], 1)).at(3.0)
+        (field,) = CaseFields(session, pool, [asked]).at(3.0)
         assert asked.request is not None
         conditioning = session.encode(asked.request)
         expected = session.sample(

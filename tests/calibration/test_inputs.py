@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,18 @@ import pytest
 from omni_rt.audio import grid_bits
 from omni_rt.calibration import inputs
 from omni_rt.calibration.digest import digest_of
-from omni_rt.calibration.inputs import calibration_set, check_coverage, restricted
+from omni_rt.calibration.inputs import (
+    calibration_set,
+    check_coverage,
+    drawn_requests,
+    restricted,
+    spread,
+)
 from omni_rt.errors import ExportError
 from omni_rt.preprocess.chat import check_text
 from omni_rt.preprocess.transcript import tokenize
 from omni_rt.tasks import EDITING, GENERATION, Speech
-from tests.calibration.sets import ALL, BLIND, MODELS, blind, recordings
+from tests.calibration.sets import ALL, BLIND, MODELS, OTHER_DIMS, blind, case_named, recordings
 from tests.runtime.tiny_bundle import PROMPTS
 
 SOUND_TASKS = {kind.task for kind in GENERATION + EDITING} - {Speech.task}
@@ -143,3 +150,20 @@ def test_the_miniature_takes_every_case(own: bool, sounds: Path, tmp_path: Path)
                 session.understand(
                     case.question, audio=case.audio, video=case.video, max_new_tokens=1
                 )
+
+
+def test_every_task_comes_once_before_any_comes_twice() -> None:
+    names = ("T2A/0", "T2A/1", "T2A/2", "understand/0", "T2M/0", "TTS/0", "TTS/1")
+    found = spread([case_named(name) for name in names], 5)
+    assert [one.name for one in found] == ["T2A/0", "T2M/0", "TTS/0", "T2A/1", "TTS/1"]
+
+
+def test_requests_are_as_many_as_asked_for_with_a_digest_of_their_own(tmp_path: Path) -> None:
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(dims=OTHER_DIMS, graphs=BLIND))
+    few, more = (
+        drawn_requests(bundle, count, seed=1, audio=None, folder=tmp_path) for count in (5, 7)
+    )
+    assert (len(few.cases), len(more.cases)) == (5, 7)
+    assert (few.digest, more.digest) == (digest_of(few.cases), digest_of(more.cases))
+    assert "understand" not in more.tasks
+    assert "V2A" in few.left_out

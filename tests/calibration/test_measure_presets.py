@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.calibration import measure_presets as measuring
 from omni_rt.calibration.measure_presets import MeasureOptions, measure_presets
-from omni_rt.calibration.preset_sounds import Made, latent_distance, log_mel_distance
 from omni_rt.errors import BundleError, ExportError, OmniError, RequestError
 from omni_rt.export.bundle_plans import model_of, put_plans
 from omni_rt.export.bundle_presets import copy_with_presets, put_presets
@@ -28,20 +28,10 @@ from tests.runtime.test_preset_record import FAITHFUL, RECORD, measured_with
 from tests.runtime.tiny_bundle import write_tiny_bundle
 
 
-def made(seed: int, *, gain: float = 1.0) -> Made:
-    stream = np.random.RandomState(seed)
-    latents, sound = stream.standard_normal((4, 6)), stream.standard_normal((2, 4000))
-    return Made(
-        latents=(gain * latents).astype(np.float32), sound=(gain * sound).astype(np.float32)
-    )
-
-
-def test_distances_are_means_over_requests() -> None:
-    here, louder = [made(0), made(1)], [made(0), made(1, gain=1.5)]
-    assert latent_distance(here, here) == 0
-    assert latent_distance(louder, here) == pytest.approx(0.25)
-    assert log_mel_distance(here, here, rate_hz=8000) == pytest.approx(0, abs=1e-9)
-    assert log_mel_distance([made(2), made(1)], here, rate_hz=8000) > 0.1
+def test_no_torch_is_needed() -> None:
+    """It is measured where it runs."""
+    code = "import sys, omni_rt.calibration.measure_presets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.slow
@@ -80,13 +70,6 @@ def test_a_teacher_and_its_student_are_measured_and_the_default_follows(
     copied = Bundle.open(tmp_path / "copy").manifest
     assert (copied.presets, copied.default_plan) == (found, "student-4")
     assert Bundle.open(own).manifest.presets is None
-    for wrong, message in (
-        (replace(of_student, teacher=None), "give its teacher's"),
-        (replace(of_student, teacher=own), "is a student itself"),
-        (replace(options, teacher=own), "is no student"),
-    ):
-        with pytest.raises(BundleError, match=message):
-            measure_presets(wrong)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +83,7 @@ def test_a_teacher_and_its_student_are_measured_and_the_default_follows(
         ({"reference": "ls3-4"}, RequestError, "unknown plan"),
         ({"cfg_scale": float("nan")}, RequestError, "cfg_scale"),
         ({"kinds": "toaster"}, RequestError, "unknown kinds"),
+        ({"scores": Path(__file__)}, ExportError, "cannot keep scores in"),
         ({"engine": "toaster"}, RequestError, "engine must be one of"),
         ({"out": Path("nowhere/out")}, ExportError, "no folder nowhere"),
         ({"bundle": Path("nowhere")}, BundleError, "no bundle at nowhere"),
@@ -115,6 +99,17 @@ def test_what_cannot_be_measured_is_one_error_before_any_work(
             progress=told.append,
         )
     assert told == []
+
+
+def test_scores_lie_beside_the_bundle_wherever_it_is_named_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b/graphs").mkdir(parents=True)
+    for inside, name in (("b", "."), ("b/graphs", ".."), (".", "b")):
+        monkeypatch.chdir(tmp_path / inside)
+        assert MeasureOptions(bundle=Path(name)).kept_scores == tmp_path / "b.scores"
+    assert MeasureOptions(bundle=Path("b"), out=Path("c")).kept_scores == tmp_path / "c.scores"
+    assert MeasureOptions(bundle=Path("b"), scores=Path("d")).kept_scores == Path("d")
 
 
 def test_a_plan_that_is_fitted_again_takes_the_record_along(tmp_path: Path) -> None:

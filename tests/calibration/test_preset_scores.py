@@ -24,11 +24,13 @@ SETTINGS = Settings(plan=make_plan("euler-2"), cfg_scale=7.0, count=4, seed=1)
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was scored anew; a kind called `clicks` breaks down."""
+    """What was scored anew; `clicks` breaks down, `v2a_clicks` cannot be."""
     seen: list[str] = []
 
     def scored(_: Any, kind: str, settings: Settings, __: Any) -> KindScores:
         seen.append(f"{kind} {settings.first_noise}")
+        if kind == "v2a_clicks":
+            return not_scored(kind, "lacking", "no video")
         if kind == "clicks":
             return not_scored(kind, "failed", "it broke")
         return report("a", "1110", count=settings.count).kinds[0]
@@ -74,6 +76,21 @@ def test_a_kind_that_breaks_down_is_named_and_what_was_done_stays(
         scorer(tmp_path, "note").scored(SETTINGS)
 
 
+def test_what_could_not_be_scored_here_is_tried_again(tmp_path: Path, asked: list[str]) -> None:
+    """A library may be there the next time."""
+    own = scorer(tmp_path, "v2a_clicks", "note")
+    for _ in range(2):
+        assert [k.status for k in own.scored(SETTINGS).kinds] == ["lacking", "scored"]
+    assert asked == ["v2a_clicks 1", "note 1", "v2a_clicks 1"]
+
+
+def test_scores_need_a_folder(tmp_path: Path, asked: list[str]) -> None:
+    (tmp_path / "kept").write_text("")
+    with pytest.raises(ExportError, match=r"cannot keep scores in .*kept"):
+        scorer(tmp_path, "note").scored(SETTINGS)
+    assert asked == []
+
+
 def test_drops_are_paired_and_seeds_differ_by_the_larger_direction() -> None:
     right, fewer = report("a", "1111"), report("a", "1110")
     assert mean_drops(right, fewer) == {"note": 25.0}
@@ -89,3 +106,5 @@ def test_questions_depend_on_no_plan() -> None:
     assert audio_kinds("note, ask_words") == ("note",)
     with pytest.raises(RequestError, match="unknown kinds"):
         audio_kinds("toaster")
+    with pytest.raises(RequestError, match=r"ask_words are questions, .* choose from note"):
+        audio_kinds("ask_words")

@@ -8,21 +8,8 @@ import pytest
 
 from omni_rt import miniature
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.case import Case, case_of
-from omni_rt.calibration.solver_cases import solver_cases, spread
+from omni_rt.calibration.solver_cases import solver_cases
 from omni_rt.errors import ExportError
-
-
-def case(name: str) -> Case:
-    task = name.partition("/")[0]
-    words = {"question": "what?"} if task == "understand" else {"prompt": "rain"}
-    return case_of(name, dict(words), seed=0)
-
-
-def test_every_task_comes_once_before_any_comes_twice() -> None:
-    names = ("T2A/0", "T2A/1", "T2A/2", "understand/0", "T2M/0", "TTS/0", "TTS/1")
-    found = spread([case(name) for name in names], 5)
-    assert [one.name for one in found] == ["T2A/0", "T2M/0", "TTS/0", "T2A/1", "TTS/1"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 
 from omni_rt.bundle import Bundle
 from omni_rt.errors import ExportError, RequestError
-from omni_rt.export import bundle_plans
 from omni_rt.export.bundle_plans import (
     carry_plans,
     copy_with_plans,
@@ -67,7 +66,7 @@ def test_a_kill_before_the_manifest_is_replaced_leaves_the_bundle_as_it_was(
     def killed(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle_plans, "manifest_text", killed)
+    monkeypatch.setattr("omni_rt.manifest.manifest_text", killed)
     with pytest.raises(KeyboardInterrupt):
         put_plans(tiny, [fitted(tiny, 4.0)])
     assert Bundle.open(tiny.directory).plan_files["ls3-2"].guidance == (7.0,)

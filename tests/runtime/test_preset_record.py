@@ -96,7 +96,9 @@ def test_a_record_of_other_graphs_or_plans_is_refused(tmp_path: Path) -> None:
     rewrite(tmp_path / "tiny", manifest, presets=own)
     assert Bundle.open(tmp_path / "tiny").manifest.presets == own
     rewrite(tmp_path / "tiny", manifest, presets=replace(own, presets=RECORD.presets))
-    with pytest.raises(BundleError, match=r"measured with another ls3-8: .*measure-presets"):
+    with pytest.raises(
+        BundleError, match=r"another ls3-8: remove `presets` .*, then .*measure-presets"
+    ):
         Bundle.open(tmp_path / "tiny")
     (tmp_path / "tiny/graphs/dit_step.data").write_bytes(b"other weights")
     rewrite(tmp_path / "tiny", manifest, presets=own)
