@@ -21,6 +21,7 @@ from omni_rt.calibration.inputs import Case
 from omni_rt.calibration.parity import write_parity
 from omni_rt.calibration.recipes import Recipes
 from omni_rt.calibration.recording import Recorder
+from omni_rt.calibration.search import Sensitivity
 from omni_rt.calibration.trajectories import Course, Trajectory, compared, run_case
 from omni_rt.calibration.yardstick import FINER, Yardstick, finer_steps, summed_errors
 from omni_rt.export.pack import list_files
@@ -55,7 +56,7 @@ class Certification:
     cases: Sequence[Case]
     steps: int
     course: Course
-    sensitivity: Mapping[str, float]  # of the search, if there was one
+    sensitivities: Sequence[Sensitivity]  # of the search, if there was one
 
 
 Pair = tuple[str, Audio, Audio]  # a case, its sound without rounding and with it
@@ -82,7 +83,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
         source=asked.source.id,
         inputs=asked.inputs,
         high_precision=asked.recipes.kept,
-        sensitivity=asked.sensitivity,
+        sensitivity={s.group: s.error for s in asked.sensitivities if s.error is not None},
         velocity=velocity,
         figures={
             **_figures(compared(rounded, exact), yardstick),
@@ -91,6 +92,10 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
         },
         behaviour={},
         largest=asked.recipes.largest,
+        weights_only=asked.recipes.weights_only,
+        weights_sensitivity={
+            s.group: s.weights_error for s in asked.sensitivities if s.weights_error is not None
+        },
     )
     certificate = verify.certificate(
         Bundle(draft, manifest),

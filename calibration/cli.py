@@ -62,12 +62,22 @@ def quantise(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="A matrix to leave as it is, with those that read the same; repeatable."),
+        typer.Option(
+            help="A matrix to leave as it is, with those that read the same, or a pattern of them "
+            "('*.ff.*'); repeatable."
+        ),
+    ] = None,
+    weights_only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Likewise: matrices that are rounded, while what they read and multiply is not."
+        ),
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Most error of the guided velocity (relative L2): what takes most of it is kept.",
+            help="Most error of the guided velocity (relative L2): of what takes most of it, the "
+            "weights alone are rounded, or it is kept.",
             min=0,
         ),
     ] = None,
@@ -113,6 +123,7 @@ def quantise(
             audio=audio,
             ranges=ranges,
             keep=tuple(keep or ()),
+            weights_only=tuple(weights_only or ()),
             budget=budget,
             certify_steps=certify_steps,
             overwrite=overwrite,

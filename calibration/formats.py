@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from omni_rt.manifest import Precision
 from omni_rt.targets import PRECISIONS, StageFormat
+
+_SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +31,20 @@ class Format:
         return PRECISIONS[self.name]
 
     @property
+    def weights_alone(self) -> Format:
+        """The same matrices, with what they read as it is."""
+        return replace(self, activation=None)
+
+    @property
     def activation_limit(self) -> float:
         """The largest number an activation can be in units of its scale."""
         return 448.0 if self.activation == "fp8" else 127.0
+
+    def stored_bytes(self, rows: int, columns: int) -> int:
+        """What a matrix takes with its scales."""
+        if self.block is None:
+            return rows * columns + _SCALE_BYTES * rows
+        return rows * columns // 2 + _SCALE_BYTES * (rows * columns // self.block)
 
 
 FORMATS: Mapping[StageFormat, Format] = {

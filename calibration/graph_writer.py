@@ -60,6 +60,12 @@ class StageGraph:
         """Names of the matrices that read one activation, for each."""
         return read_together(self.model.graph)
 
+    def stored_bytes(self, name: str) -> int:
+        """What a weight takes in the unrounded bundle."""
+        stored = self.model.graph.initializers[name].const_value
+        assert stored is not None
+        return stored.nbytes
+
     def write(self, recipe: Recipe, file: WeightFile) -> None:
         """Write `<stage>.onnx` beside `file`, its weights into `file`."""
         graph = self.model.graph
@@ -106,9 +112,10 @@ class StageGraph:
             smoothing = recipe.smoothings.get(reader.name)
             if smoothing is None:
                 continue
-            if format.activation is not None and reader.name == smoothing.group.name:
-                round_activation(graph, reader.activation, smoothing.largest, format)
-            self._store(graph, reader, recipe, format, file)
+            own = smoothing.rounding(format)
+            if own.activation is not None and reader.name == smoothing.group.name:
+                round_activation(graph, reader.activation, smoothing.largest, own)
+            self._store(graph, reader, recipe, own, file)
             rounded.add(reader.name)
         return rounded
 

@@ -154,8 +154,9 @@ def store_rounded(
     initialise(weight, rounded.values.T.contiguous(), file, stored=_ROUNDED_TYPES[format.weight])
     unit = rounded.scale if rounded.scale.ndim == 1 else rounded.scale.T.contiguous()
     parts = [_stored(graph, f"{name}.scale", unit, file)]
-    if format.activation == "int8":
-        # ONNX Runtime (1.31) makes S8 weights U8, and then lacks a zero point for each channel
+    if format.weight == "int8" and format.activation != "uint8":
+        # ONNX Runtime (1.31) makes S8 weights U8 where no product with unsigned activations is to
+        # be fused, and then lacks a zero point for each channel
         parts.append(_stored(graph, f"{name}.zero", torch.zeros(n, dtype=torch.int8), file))
     attributes = {"axis": 1} if format.block is None else {"axis": 0, "block_size": format.block}
     restore = ir.node("DequantizeLinear", [weight, *parts], attributes)

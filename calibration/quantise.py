@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import omni_rt
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.attention import products_of
+from omni_rt.calibration.budget import searched
 from omni_rt.calibration.certificate import Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
 from omni_rt.calibration.observe import observe
 from omni_rt.calibration.ranges import Ranges
 from omni_rt.calibration.recipes import Recipes, make_recipes
-from omni_rt.calibration.recording import Recorder
-from omni_rt.calibration.search import Search, search
+from omni_rt.calibration.search import Sensitivity
 from omni_rt.calibration.trajectories import Course
 from omni_rt.calibration.yardstick import FINER
 from omni_rt.certificate_page import certificate_page
@@ -29,14 +27,13 @@ from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
-from omni_rt.targets import StageFormat, Target, target_named
+from omni_rt.targets import TARGETS, StageFormat, Target, target_named
 
 Progress = Callable[[str], None]
 
 _HELD_OUT_SEED = 1 << 20  # added to the seed of the observed cases: the certificate's are others
 _ROOM_BYTES = 1 << 26
 _SHOWN = 6  # sounds on the page
-_SEARCHED_CALLS = 4  # of the step, for each task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +50,8 @@ class QuantiseOptions:
     seed: int = 0
     audio: Path | None = None  # the user's sounds instead of procedural ones
     ranges: Path | None = None  # where observed ranges are kept; beside `out` if not given
-    keep: tuple[str, ...] = ()  # groups, by their first matrix, that stay in high precision
+    keep: tuple[str, ...] = ()  # matrices, or patterns of them, that stay in high precision
+    weights_only: tuple[str, ...] = ()  # likewise: rounded, but not what they read
     budget: float | None = None  # most relative L2 of the guided velocity; None: round everything
     certify_steps: int = 100
     overwrite: bool = False
@@ -69,7 +67,7 @@ def quantise_bundle(options: QuantiseOptions, *, progress: Progress = lambda _: 
     bundle = Bundle.open(options.bundle)
     check_unrounded_bundle(bundle)
     Course.of(bundle, options.cfg_scale)  # refused now, not after observing
-    target_named(options.target)
+    _target(options)
     with TemporaryDirectory() as films:
         inputs = observed_inputs(bundle, options, Path(films) / "observed")
         certified = replace(options, seed=options.seed + _HELD_OUT_SEED, per_task=1)
@@ -91,18 +89,12 @@ def round_bundle(
 
     Its certificate is also a page beside it, `OUT.report.html`, with some sounds' spectrograms.
     """
-    target = target_named(options.target)
+    target = _target(options)
     needed = _ROOM_BYTES + sum(f.size_bytes for f in bundle.manifest.files.values())
     check_target(options.out, needed, options.overwrite)  # now, not after all the work
     make_plan(f"euler-{FINER * options.certify_steps}")  # and this
     formats, ranges = observed_ranges(bundle, inputs, options, progress=progress)
-    choose = partial(make_recipes, bundle, formats, ranges, progress=progress)
-    recipes = choose(keep=options.keep)
-    sensitivity: dict[str, float] = {}
-    if options.budget is not None:
-        found = _searched(bundle, recipes, inputs, options, options.budget, progress)
-        sensitivity = {s.group: s.error for s in found.sensitivities}
-        recipes = choose(keep=(*options.keep, *found.assignment.kept))
+    recipes, sensitivities = _chosen(bundle, formats, ranges, inputs, options, progress)
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         write_rounded(draft, bundle, target, recipes, progress)
         certification = Certification(
@@ -113,12 +105,57 @@ def round_bundle(
             cases=held_out.cases,
             steps=options.certify_steps,
             course=Course.of(bundle, options.cfg_scale),
-            sensitivity=sensitivity,
+            sensitivities=sensitivities,
         )
         pairs = certify(draft, certification, progress)
     page = certificate_page(Bundle.open(options.out), pairs[:_SHOWN])
     write_page(page, options.out.with_name(f"{options.out.name}.report.html"))
     return options.out
+
+
+def _target(options: QuantiseOptions) -> Target:
+    """The target. Raises RequestError if there is none, ExportError if it cannot do as asked."""
+    target = target_named(options.target)
+    if options.weights_only and not target.weights_only:
+        able = ", ".join(name for name, other in TARGETS.items() if other.weights_only)
+        raise ExportError(
+            f"{target.name} cannot multiply by 8-bit weights alone, only {able}: "
+            "keep those matrices instead"
+        )
+    return target
+
+
+def _chosen(
+    bundle: Bundle,
+    formats: Mapping[str, StageFormat],
+    ranges: Ranges,
+    inputs: CalibrationSet,
+    options: QuantiseOptions,
+    progress: Progress,
+) -> tuple[Recipes, Sequence[Sensitivity]]:
+    """How every stage is rounded, and what a search for the budget measured, if there is one."""
+    keep, alone = options.keep, options.weights_only
+    recipes = make_recipes(
+        bundle, formats, ranges, keep=keep, weights_only=alone, progress=progress
+    )
+    if options.budget is None:
+        return recipes, ()
+    found = searched(
+        bundle,
+        recipes,
+        ranges,
+        inputs.cases,
+        budget=options.budget,
+        course=Course.of(bundle, options.cfg_scale),
+        steps=options.steps,
+        weights_only=target_named(options.target).weights_only,
+        progress=progress,
+    )
+    keep, alone = (*keep, *found.assignment.kept), (*alone, *found.assignment.weights_only)
+    recipes = make_recipes(
+        bundle, formats, ranges, keep=keep, weights_only=alone, progress=progress
+    )
+    return recipes, found.sensitivities
 
 
 def observed_ranges(
@@ -138,45 +175,6 @@ def observed_ranges(
         progress=progress,
     )
     return formats, ranges
-
-
-def _searched(
-    bundle: Bundle,
-    recipes: Recipes,
-    inputs: CalibrationSet,
-    options: QuantiseOptions,
-    budget: float,
-    progress: Progress,
-) -> Search:
-    """Which groups of the step's matrices to keep, judged on one case of every task."""
-    recipe = recipes.by_stage["dit_step"]
-    if recipe.format is None:
-        raise ExportError(f"target {options.target} rounds nothing of dit_step: no budget applies")
-    recorder = Recorder(
-        bundle, {s: r.folds for s, r in recipes.by_stage.items()}, most=_SEARCHED_CALLS
-    )
-    cases = {case.task: case for case in inputs.cases if case.request is not None}
-    course = Course.of(bundle, options.cfg_scale)
-    recorder.trajectories(
-        cases.values(),
-        plan=course.plan(options.steps),
-        cfg_scale=course.cfg_scale,
-        tell=lambda name: progress(f"recording {name}"),
-    )
-    return search(
-        recorder.stage("dit_step"),
-        recipes.smoothings["dit_step"],
-        recorder.calls("dit_step"),
-        recipe.format,
-        budget=budget,
-        cfg_scale=course.cfg_scale,
-        progress=progress,
-        attentions={
-            name: sizes
-            for name, sizes in products_of(recipe.attention).items()
-            if name not in recipe.spared
-        },
-    )
 
 
 def check_unrounded_bundle(bundle: Bundle) -> None:

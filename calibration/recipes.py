@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from torch import Tensor
 
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.attention import attention_sizes, products_of
-from omni_rt.calibration.formats import FORMATS
+from omni_rt.calibration.formats import FORMATS, Format
 from omni_rt.calibration.graph_writer import Recipe, StageGraph
 from omni_rt.calibration.groups import Group, groups_of
 from omni_rt.calibration.magnitudes import largest_value
@@ -17,6 +20,7 @@ from omni_rt.calibration.ranges import LayerRange, Ranges
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import LazyTensor
+from omni_rt.export.reference.from_bundle import stage_tensors
 from omni_rt.targets import StageFormat
 
 Progress = Callable[[str], None]
@@ -43,6 +47,7 @@ class Recipes:
     by_stage: Mapping[str, Recipe]
     smoothings: Mapping[str, tuple[Smoothing, ...]]  # by stage
     kept: tuple[str, ...]  # matrices and attentions of the blocks that are not rounded
+    weights_only: tuple[str, ...]  # groups of matrices that are, but not what they read
     largest: Mapping[str, float]  # of what a stage's products read and put out, folded
 
 
@@ -68,17 +73,19 @@ def make_recipes(
     ranges: Ranges,
     *,
     keep: Collection[str] = (),
+    weights_only: Collection[str] = (),
     progress: Progress,
 ) -> Recipes:
     """Choose factors and scales for every stage.
 
     Matrices in `keep` are not rounded, nor are those that read the same activation, nor attentions
-    that are named there.
-    Raises ExportError for a matrix that was never observed, and for one in `keep` that is in none
-    of the groups.
+    that are named there. Of what reads the same as a matrix in `weights_only`, the matrices are,
+    and what they read is not, unless they are kept. Names may be patterns (`*.to_out.*`).
+    Raises ExportError for a matrix that was never observed, and for a name that stands for none of
+    the groups.
     """
     recipes: dict[str, Recipe] = {}
-    unknown = set(keep)
+    kept, alone = _Names(keep), _Names(weights_only)
     chosen: dict[str, tuple[Smoothing, ...]] = {}
     largest: dict[str, float] = {}
     for family in families(bundle.manifest.graphs, formats):
@@ -90,11 +97,13 @@ def make_recipes(
                 progress(f"factors of {stage}")
                 layers, format = ranges.layers[stage], FORMATS[formats[stage]]
                 for group in _groups(bundle, graph, tensors):
-                    unknown.difference_update(group.matrices)
-                    if group.matrices not in known and not set(keep) & set(group.matrices):
+                    only = format.activation is not None and alone.name(group.matrices)
+                    if not kept.name(group.matrices) and group.matrices not in known:
                         seen = _seen(layers, group.matrices, stage)
                         weights = [tensors[name].float32() for name in group.matrices]
-                        known[group.matrices] = smoothed(group, seen, weights, format)
+                        known[group.matrices] = _smoothed(
+                            group, seen, weights, format, weights_only=only
+                        )
                 chosen[stage] = tuple(known[n] for n in graph.groups() if n in known)
         together = [s for stage in family for s in chosen.get(stage, ())]
         folds = Folds(together)
@@ -109,12 +118,75 @@ def make_recipes(
                 folds=folds,
                 fold_id=_fold_id(folds) if stage in _FOLDED_TOGETHER else "fp32",
                 attention=sizes,
-                spared=frozenset(keep) & set(products_of(sizes)),
+                spared=frozenset(name for name in products_of(sizes) if kept.name([name])),
             )
-            unknown -= recipes[stage].spared
-    if unknown:
-        raise ExportError(f"cannot keep {', '.join(sorted(unknown))}: no such matrix is rounded")
-    return Recipes(by_stage=recipes, smoothings=chosen, kept=tuple(sorted(keep)), largest=largest)
+    if kept.unused:
+        raise ExportError(f"cannot keep {', '.join(kept.unused)}: no such matrix is rounded")
+    if alone.unused:
+        raise ExportError(
+            f"cannot round the weights alone of {', '.join(alone.unused)}: no such matrix is "
+            "rounded with what it reads"
+        )
+    return Recipes(
+        by_stage=recipes,
+        smoothings=chosen,
+        kept=kept.found,
+        weights_only=tuple(
+            sorted({s.group.name for own in chosen.values() for s in own if s.weights_only})
+        ),
+        largest=largest,
+    )
+
+
+class _Names:
+    """Names and patterns of a user's, and which matrices they have stood for."""
+
+    def __init__(self, asked: Collection[str]) -> None:
+        self._asked, self._unused, self._found = asked, set(asked), set[str]()
+
+    def name(self, matrices: Sequence[str]) -> bool:
+        """Whether one of these, which read the same, is meant. The first stands for a pattern."""
+        meant = {p for p in self._asked if any(fnmatchcase(matrix, p) for matrix in matrices)}
+        self._unused -= meant
+        self._found |= {p if p in matrices else matrices[0] for p in meant}
+        return bool(meant)
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        return tuple(sorted(self._found))
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return tuple(sorted(self._unused))
+
+
+def _smoothed(
+    group: Group,
+    seen: LayerRange,
+    weights: Sequence[Tensor],
+    format: Format,
+    *,
+    weights_only: bool,
+) -> Smoothing:
+    own = format.weights_alone if weights_only else format
+    return replace(smoothed(group, seen, weights, own), weights_only=weights_only)
+
+
+def weights_alone(
+    bundle: Bundle, ranges: Ranges, stage: str, groups: Sequence[Smoothing], format: Format
+) -> list[Smoothing]:
+    """The choices for these groups of a stage if their matrices alone were rounded."""
+    tensors, layers = stage_tensors(bundle, stage), ranges.layers[stage]
+    return [
+        _smoothed(
+            own.group,
+            _seen(layers, own.group.matrices, stage),
+            [tensors[name].float32() for name in own.group.matrices],
+            format,
+            weights_only=True,
+        )
+        for own in groups
+    ]
 
 
 def _attention(

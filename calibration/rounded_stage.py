@@ -28,13 +28,15 @@ def rounded(
     """The folded stage with these groups, and the products of these attentions, rounded."""
     with ExitStack() as undo:
         for smoothing in smoothings:
+            own = smoothing.rounding(format)
             for name in smoothing.group.matrices:
                 layer = linear(stage, name)
-                hook = layer.register_forward_pre_hook(_rounding(smoothing.largest, format))
+                hook = layer.register_forward_pre_hook(_rounding(smoothing.largest, own))
                 undo.callback(hook.remove)
                 undo.callback(setattr, layer.weight, "data", layer.weight.data)
-                matrix = rounded_matrix(layer.weight.data, format, importance=smoothing.importance)
-                layer.weight.data = matrix.dequantised()
+                folded = layer.weight.data * smoothing.refold
+                matrix = rounded_matrix(folded, own, importance=smoothing.importance)
+                layer.weight.data = matrix.dequantised() / smoothing.refold
         for name, sizes in (attentions or {}).items():
             undo.enter_context(_rounded_attention(_module(stage, name), sizes, format))
         yield

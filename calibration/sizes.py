@@ -88,9 +88,7 @@ def _stored_bytes(
     if format is not None and isinstance(_owner(stage, key), nn.Embedding):
         return values + _SCALE_BYTES * shape[0]
     if format is not None and _is_matrix(stage, key) and is_rounded(stage.official_name(key)):
-        if format.block is None:
-            return values + _SCALE_BYTES * shape[0]
-        return values // 2 + _SCALE_BYTES * (values // format.block)
+        return format.stored_bytes(*shape)
     is_vector = sum(size > 1 for size in shape) < 2
     return values * (2 if half and not is_vector and values >= SMALLEST else 4)
 

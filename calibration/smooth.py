@@ -9,7 +9,7 @@ arXiv:2306.00978, eq. 5).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,16 @@ class Smoothing:
     largest: float  # absolute value of the activation, after the division
     importance: Tensor  # [K], mean square of each of its channels, after the division
     error: float  # relative L2 of the group's products on the observed rows
+    weights_only: bool = False  # what the matrices read is not rounded, though its format does so
+    refold: Tensor | float = 1.0  # [K], for columns of a stage that was folded by another factor
+
+    def rounding(self, format: Format) -> Format:
+        """How the group is rounded in a stage of this format."""
+        return format.weights_alone if self.weights_only else format
+
+    def beside(self, folded: Smoothing) -> Smoothing:
+        """This choice, to be tried in a stage that was folded by another one for the group."""
+        return replace(self, refold=self.factor / folded.factor)
 
 
 def smoothed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from omni_rt import report_page as html
 from omni_rt.manifest import Behaviour, Figure, Rounding
@@ -96,40 +96,68 @@ def _behaviour_row(kind: str, b: Behaviour, origins: list[str]) -> tuple[str, ..
 
 
 def _spared(rounding: Rounding) -> list[Html]:
-    names = rounding.high_precision
     parts = [html.heading("High precision")]
-    if names:
-        parts.append(html.paragraph(f"{len(names)} of the matrices that could be rounded are not:"))
-        listed = html.listing(html.code(name) for name in names)
-        parts.append(listed if len(names) <= _MOST_BARS else html.details("All of them", listed))
+    if rounding.high_precision:
+        words = "of the matrices that could be rounded are not:"
+        parts += _listed(rounding.high_precision, words)
     else:
         parts.append(html.paragraph("Every matrix that could be rounded is."))
-    return parts + (_sensitivity(rounding) if rounding.sensitivity else [])
+    if rounding.weights_only:
+        words = "are stored rounded, and multiplied with activations that are not:"
+        parts += _listed(rounding.weights_only, words)
+    searched = rounding.sensitivity or rounding.weights_sensitivity
+    return parts + (_sensitivity(rounding) if searched else [])
+
+
+def _listed(names: Sequence[str], words: str) -> list[Html]:
+    listed = html.listing(html.code(name) for name in names)
+    short = len(names) <= _MOST_BARS
+    return [
+        html.paragraph(f"{len(names)} {words}"),
+        listed if short else html.details("All of them", listed),
+    ]
 
 
 def _sensitivity(rounding: Rounding) -> list[Html]:
-    order = sorted(rounding.sensitivity.items(), key=lambda item: item[1], reverse=True)
-    kept = set(rounding.high_precision)
+    full, alone = rounding.sensitivity, rounding.weights_sensitivity
+    worst = {name: max(full.get(name, 0), alone.get(name, 0)) for name in (*full, *alone)}
+    order = sorted(worst, key=lambda name: worst[name], reverse=True)
+    kept, weights_only = set(rounding.high_precision), set(rounding.weights_only)
     rows = [
-        (html.code(name), f"{error:.2e}", "high precision" if name in kept else "rounded")
-        for name, error in order
+        (
+            html.code(name),
+            _error(full.get(name)),
+            _error(alone.get(name)),
+            "high precision" if name in kept else "weights" if name in weights_only else "rounded",
+        )
+        for name in order
     ]
+    series = {"if this alone is rounded": full, "if its weights alone are": alone}
+    shown_series = {label: errors for label, errors in series.items() if errors}
     chart = bar_chart(
-        {name: (100 * error,) for name, error in order[:_MOST_BARS]},
-        ["error of the velocity if this alone is rounded"],
+        {
+            name: tuple(100 * errors.get(name, 0) for errors in shown_series.values())
+            for name in order[:_MOST_BARS]
+        },
+        [f"error of the velocity {label}" for label in shown_series],
         title="Sensitivity of the groups of matrices",
         unit="%",
         digits=2,
     )
     words = (
-        "Groups of the step's matrices that read one activation, by what rounding each alone does "
-        "to the guided velocity (relative L2); a group has the name of its first matrix."
+        "Groups of the step's matrices that read one activation, by what rounding each alone, or "
+        "only its weights, does to the guided velocity (relative L2); a group has the name of its "
+        "first matrix."
     )
     shown = f"The {len(order[:_MOST_BARS])} most sensitive of {len(order)}."
-    table = html.table(("group", "rel. L2", "now"), rows)
+    table = html.table(("group", "rel. L2", "weights alone", "now"), rows)
     return [
         html.heading("Sensitivity"),
         html.paragraph(words),
         html.figure(chart, caption=shown),
         html.details("All of them", table),
     ]
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.2e}"

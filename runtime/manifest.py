@@ -189,6 +189,10 @@ class Rounding:
     behaviour: Mapping[str, Behaviour]  # by kind of example; of the miniature alone
     largest: Mapping[str, float] = field(default_factory=dict)  # by stage: what its products read
     # and put out, as large as it was observed, folded; compilers choose 16-bit types by it
+    weights_only: tuple[str, ...] = ()  # matrices that are rounded, but not what they read, with
+    # those that read the same
+    weights_sensitivity: Mapping[str, float] = field(default_factory=dict)  # of the step's groups,
+    # if searched: error of each with its weights alone rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,10 @@ class Target:
     formats: Mapping[str, StageFormat]
     about: str
     compute_capability: str | None = None  # of its GPU, "8.9"
+    # Whether products may read 8-bit weights and activations that are not rounded. TensorRT-RTX 1.7
+    # fuses the weights' restoring into the product; TensorRT does so with 4-bit weights alone
+    # (docs.nvidia.com/deeplearning/tensorrt/10.11.0, "Working with Quantized Types").
+    weights_only: bool = True
 
 
 TARGETS: Mapping[str, Target] = {
@@ -56,6 +60,7 @@ TARGETS: Mapping[str, Target] = {
             formats={**dict.fromkeys(_EIGHT_BITS, "int8"), **_WORDS, "thinker_cond": "int4"},
             about="Jetson Orin: 8-bit integers; conditioning and answers share 4-bit weights",
             compute_capability="8.7",
+            weights_only=False,
         ),
         Target(
             name="rtx4090",

@@ -24,6 +24,11 @@ class Product:
     activations: tuple[str, ...]  # types of its rounded activations; none: weights alone
     weight: str | None  # type of its weight; None: both operands are activations
 
+    @property
+    def reads_8_bit_weights_alone(self) -> bool:
+        """Whether it is computed in high precision, where its stage's format would round it."""
+        return not self.activations and self.weight != "Int4"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:

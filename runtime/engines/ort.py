@@ -136,11 +136,15 @@ def _settings(spec: GraphSpec, *, prepack: bool) -> list[str]:
 
     x64quantprecision: processors with AVX2 or AVX-512 but no VNNI sum 8-bit products in 16 bits
     that saturate (12 % off on random weights); these sums are exact, and alike on every processor.
+    qdq_matmulnbits_accuracy_level: 1 is fp32. Where weights alone are in 8 bits, what they are
+    multiplied with would be rounded in blocks otherwise (5e-3 off), as it is with 4-bit weights.
     disable_quant_qdq: fp8 is computed as written; fused, it is refused (1.31).
     """
     entries = ["session.x64quantprecision"]
     if not prepack:
         entries.append("session.disable_prepacking")
+    if spec.precision == "int8":
+        entries.append("session.qdq_matmulnbits_accuracy_level")
     if spec.precision == "fp8":
         entries.append("session.disable_quant_qdq")
     return entries

@@ -174,7 +174,9 @@ class MatMulGraph:
     def counts(self, op: str) -> int:
         return sum(node.op_type == op for node in self.graph)
 
-    def run(self, x: Tensor, *, fused: bool, opset: int = 20, fp8: bool = False) -> list[Tensor]:
+    def run(
+        self, x: Tensor, *, fused: bool, opset: int = 20, fp8: bool = False, int8: bool = False
+    ) -> list[Tensor]:
         """Products in ONNX Runtime. `fused`: as it is used; else every node as it is written."""
         self.graph.opset_imports[""] = opset
         self.file._file.flush()
@@ -183,6 +185,8 @@ class MatMulGraph:
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         options.add_session_config_entry("session.x64quantprecision", "1")
+        if int8:
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if fp8:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         if not fused:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from omni_rt.calibration import cli as quantise_cli
+from omni_rt.calibration.quantise import QuantiseOptions
+from omni_rt.errors import ExportError
 
 _APP = typer.Typer()
 quantise_cli.commands(_APP)
+_REFUSED = "cannot round the weights alone of b: no such matrix is rounded"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,23 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(
     result = CliRunner().invoke(_APP, list(arguments))
     assert result.exit_code == 1
     assert result.stderr.strip() == "error: torch is missing: pip install 'omni_rt[quantise]'"
+
+
+def test_names_on_the_command_line_are_what_is_kept_or_rounded_in_its_weights_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[QuantiseOptions] = []
+
+    def refuse(options: QuantiseOptions, **_: Any) -> Path:
+        asked.append(options)
+        raise ExportError(_REFUSED)
+
+    monkeypatch.setattr("omni_rt.calibration.quantise.quantise_bundle", refuse)
+    names = ("--keep", "a", "--weights-only", "b", "--weights-only", "*.ff.*")
+    result = CliRunner().invoke(_APP, ["quantise", "bundle", "--out", "out", *names])
+    assert result.exit_code == 1
+    assert result.stderr.strip() == f"error: {_REFUSED}"
+    assert (asked[0].keep, asked[0].weights_only) == (("a",), ("b", "*.ff.*"))
 
 
 def test_no_bundle_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omni_rt.bundle import Bundle
-from omni_rt.calibration.formats import FORMATS
+from omni_rt.calibration.formats import FORMATS, Format
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.groups import Group
 from omni_rt.calibration.qdq import (
@@ -56,7 +56,11 @@ def rounded_graph(
     folder: Path, name: StageFormat, largest: float, *matrices: Tensor
 ) -> MatMulGraph:
     """All matrices in a format, and what they read."""
-    made, format = MatMulGraph(folder, *matrices), FORMATS[name]
+    return graph_in(folder, FORMATS[name], largest, *matrices)
+
+
+def graph_in(folder: Path, format: Format, largest: float, *matrices: Tensor) -> MatMulGraph:
+    made = MatMulGraph(folder, *matrices)
     own = readers(made.graph)
     if format.activation is not None:
         round_activation(made.graph, own[0].activation, largest, format)
@@ -128,6 +132,40 @@ def test_weights_alone_leave_the_activation(tmp_path: Path) -> None:
     made = rounded_graph(tmp_path, "int4", 1.0, noise(8, 64), noise(8, 64, seed=1))
     assert made.counts("QuantizeLinear") == 0
     assert made.counts("DequantizeLinear") == 2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["uint8", "int8", "fp8"])
+def test_8_bit_weights_alone_are_multiplied_by_what_was_read(
+    tmp_path: Path, name: StageFormat, fused: bool
+) -> None:
+    """As ONNX Runtime is used, too: it neither rounds what is read nor the restored matrix."""
+    x, matrices = with_outliers(noise(33, 128, seed=1)), (noise(24, 128), noise(40, 128, seed=3))
+    made = graph_in(tmp_path, FORMATS[name].weights_alone, 1.0, *matrices)
+    assert made.counts("QuantizeLinear") == 0
+    assert made.counts("DequantizeLinear") == 2
+    found = made.run(x, fused=fused, fp8=name == "fp8", int8=name != "fp8")
+    for y, matrix in zip(found, matrices, strict=True):
+        restored = rounded_matrix(matrix, FORMATS[name]).dequantised()
+        wanted = (x.double() @ restored.T.double()).float()
+        assert (y - wanted).norm() <= 1e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["uint8", "fp8"])
+def test_a_matrix_in_8_bits_alone_takes_a_quarter_of_fp32(
+    tmp_path: Path, name: StageFormat
+) -> None:
+    made = MatMulGraph(tmp_path, noise(96, 128))
+    (reader,) = readers(made.graph)
+    before = reader.weight.const_value
+    assert before is not None
+    format = FORMATS[name].weights_alone
+    store_rounded(made.graph, reader, rounded_matrix(noise(96, 128), format), format, made.file)
+    stored, scale = (made.graph.initializers[n].const_value for n in ("w0", "w0.scale"))
+    assert stored is not None
+    assert scale is not None
+    assert before.nbytes == 4 * stored.nbytes
+    assert stored.nbytes + scale.nbytes == format.stored_bytes(96, 128)
 
 
 @pytest.mark.parametrize("name", FORMAT_NAMES)

@@ -77,7 +77,8 @@ def quantised(
     assert certificate is not None
     assert certificate.rounding is not None
     out = tmp_path_factory.mktemp("quantised") / "int8"
-    asked = options(source, out, keep=certificate.rounding.high_precision)
+    rounding = certificate.rounding
+    asked = options(source, out, keep=rounding.high_precision, weights_only=rounding.weights_only)
     return Bundle.open(round_bundle(source, inputs, held_out, asked))
 
 
@@ -190,9 +191,11 @@ def test_a_budget_keeps_what_hurts_most(
     assert certificate is not None
     assert certificate.rounding is not None
     sensitivity, kept = certificate.rounding.sensitivity, certificate.rounding.high_precision
-    assert kept
-    assert set(kept) < set(sensitivity)
-    assert max(sensitivity, key=lambda name: sensitivity[name]) in kept
+    alone = certificate.rounding.weights_only
+    assert kept or alone
+    assert set(kept) | set(alone) < set(sensitivity)
+    assert sensitivity.keys() == certificate.rounding.weights_sensitivity.keys()
+    assert max(sensitivity, key=lambda name: sensitivity[name]) in (*kept, *alone)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +203,7 @@ def test_a_budget_keeps_what_hurts_most(
     [
         ({"target": "toaster"}, "unknown target 'toaster'"),
         ({"per_task": 0}, "per_task must be at least 1"),
+        ({"target": "orin", "weights_only": ("*",)}, "orin cannot multiply by 8-bit weights alone"),
     ],
 )
 def test_wrong_options_are_one_error(

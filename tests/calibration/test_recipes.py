@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def recipes_of(
     formats: Mapping[str, StageFormat],
     *,
     keep: Collection[str] = (),
+    weights_only: Collection[str] = (),
     ranges: Ranges | None = None,
 ) -> Recipes:
     """Recipes of a bundle that has no more than these stages and those that they belong to."""
@@ -77,7 +79,9 @@ def recipes_of(
     manifest = quick_miniature().manifest
     graphs = {stage: graph for stage, graph in manifest.graphs.items() if stage in needed}
     bundle = Bundle(quick_miniature().directory, replace(manifest, graphs=graphs))
-    return make_recipes(bundle, formats, seen, keep=keep, progress=lambda _: None)
+    return make_recipes(
+        bundle, formats, seen, keep=keep, weights_only=weights_only, progress=lambda _: None
+    )
 
 
 @cache
@@ -166,6 +170,75 @@ def test_a_kept_matrix_keeps_those_that_read_the_same(part: str) -> None:
     assert f"{stem}o_proj.weight" in rounded_names
     assert kept.replace(".1.", ".0.") in rounded_names
     assert recipes.kept == (kept,)
+
+
+@pytest.mark.parametrize("name", ["*.to_out.weight", "*.layers.1.self_attn.to_k.weight"])
+def test_a_pattern_stands_for_all_groups_with_a_matrix_of_such_a_name(name: str) -> None:
+    groups = [g for g in StageGraph(quick_miniature(), "dit_step").groups() if is_rounded(g[0])]
+    wanted = {g[0] for g in groups if any(fnmatchcase(matrix, name) for matrix in g)}
+    assert 0 < len(wanted) < len(groups)
+    kept = recipes_of({"dit_step": "uint8"}, keep=[name])
+    assert set(kept.kept) == wanted
+    alone = recipes_of({"dit_step": "uint8"}, weights_only=[name])
+    assert set(alone.weights_only) == wanted
+    own = alone.smoothings["dit_step"]
+    assert {s.group.name for s in own if s.weights_only} == wanted
+    assert {s.group.name for s in own} == {g[0] for g in groups}
+
+
+def test_what_is_kept_is_not_rounded_in_its_weights_alone_either() -> None:
+    name = next(n for n in layers_of("context") if is_rounded(n))
+    recipes = recipes_of({"context": "uint8"}, keep=[name], weights_only=["*"])
+    assert recipes.kept == (name,)
+    assert name not in recipes.weights_only
+    assert name not in recipes.by_stage["context"].smoothings
+    assert all(s.weights_only for s in recipes.smoothings["context"])
+
+
+@pytest.mark.parametrize(("stage", "format"), [("context", "uint8"), ("thinker_cond", "int4")])
+def test_weights_alone_of_what_is_not_there_or_rounds_nothing_else_are_an_error(
+    stage: str, format: StageFormat
+) -> None:
+    name = "nothing.weight" if format == "uint8" else next(iter(layers_of(stage)))
+    with pytest.raises(ExportError, match=f"cannot round the weights alone of {name}: no such"):
+        recipes_of({stage: format}, weights_only=[name])
+
+
+@pytest.mark.parametrize("name", ["uint8", "fp8"])
+def test_the_written_graph_of_weights_alone_computes_as_the_rounded_module(
+    tmp_path: Path, name: StageFormat
+) -> None:
+    """Nothing falls to another side: what is read is not rounded. And no activation is quantised
+    but those of the other groups, and bytes are those of rounding in full."""
+    only = ["*.cross_attn.to_out.weight", "*.ff.*"]
+    recipes = recipes_of({"context": name, "dit_step": name}, weights_only=only)
+    recipe, inputs = recipes.by_stage["dit_step"], step_inputs(recipes)
+    full = of_the_step(name).by_stage["dit_step"]
+    alone = {s.group.name for s in recipes.smoothings["dit_step"] if s.weights_only}
+    assert alone == set(recipes.weights_only)
+    (tmp_path / "full").mkdir()
+    path = write_stage("dit_step", replace(recipe, attention={}), tmp_path)
+    other = write_stage("dit_step", replace(full, attention={}), tmp_path / "full")
+    counts = [
+        [n.op_type for n in onnx.load(str(p), load_external_data=False).graph.node].count(
+            "QuantizeLinear"
+        )
+        for p in (path, other)
+    ]
+    assert counts[0] == counts[1] - len(alone)
+    assert path.with_suffix(".data").stat().st_size == pytest.approx(
+        other.with_suffix(".data").stat().st_size, rel=1e-3
+    )
+    every = recipes_of({"context": name, "dit_step": name}, weights_only=["*"])
+    recipe, inputs = every.by_stage["dit_step"], step_inputs(every)
+    stage = miniature_stage("dit_step", changed=recipe.folds.folded)
+    tensors = [torch.from_numpy(inputs[port.name]) for port in stage.ports.inputs]
+    exact = stage.module(*stage.arguments(tensors))
+    with rounded(stage, every.smoothings["dit_step"], FORMATS[name]):
+        made = stage.module(*stage.arguments(tensors))
+    graph = written(tmp_path, "dit_step", name, replace(recipe, attention={})).run(**inputs)["v"]
+    assert rel_l2(made, exact) > 1e-4
+    assert rel_l2(graph, made) < 2e-5  # the certificate's bound of an unrounded stage
 
 
 def test_keeping_what_is_not_there_is_an_error() -> None:

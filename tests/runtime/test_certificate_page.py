@@ -25,6 +25,8 @@ ROUNDING = Rounding(
     inputs="feed5678",
     high_precision=("layers.0.<out>",),
     sensitivity={"layers.0.<out>": 0.012, "layers.1.out": 0.003},
+    weights_only=("layers.1.out",),
+    weights_sensitivity={"layers.0.<out>": 0.0077, "layers.2.out": 0.0011},
     velocity=tuple(VelocityError(t=t, rel_l2=0.01 + t / 100) for t in (1.0, 0.5, 0.0)),
     figures={"lsd": figure(2.5, 3.0), "cosine": figure(0.99, 0.98, at_least=True)},
     behaviour={
@@ -45,6 +47,7 @@ def test_everything_that_was_measured_is_said(tmp_path: Path) -> None:
         *("context/y", "dit_step/latents", "lsd", "≤ 3 dB", "≥ 0.98 dB", "a law", "test"),
         *("note", "400", "90.0", "89.0", "10.0", "1.50 dB", "fp32", "velocity"),
         *("layers.1.out", "1.20e-02", "high precision", "1.20 %"),
+        *("layers.2.out", "7.70e-03", "0.77 %", "1 are stored rounded", "weights alone"),
     ):
         assert words in said, words
     assert "FAIL" not in page

@@ -38,6 +38,32 @@ def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
     assert copy.read_bytes() == original.read_bytes()
 
 
+def test_what_was_rounded_in_its_weights_alone_survives_and_may_be_absent(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    rounding: dict[str, Any] = {
+        "target": "cpu",
+        "source": "s",
+        "inputs": "i",
+        "high_precision": ["a"],
+        "sensitivity": {"a": 0.5},
+        "velocity": [],
+        "figures": {},
+        "behaviour": {},
+    }
+    raw["certificate"]["rounding"] = rounding
+    before = parse_manifest(raw).certificate
+    assert before is not None
+    assert before.rounding is not None
+    assert (before.rounding.weights_only, before.rounding.weights_sensitivity) == ((), {})
+    rounding |= {"weights_only": ["b"], "weights_sensitivity": {"b": 0.25}}
+    write_manifest(manifest := parse_manifest(raw), tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    rounding["weights_only"] = "b"
+    with pytest.raises(BundleError, match=r"rounding\.weights_only: expected a list, got 'b'"):
+        parse_manifest(raw)
+
+
 def test_an_unknown_key_is_named_with_its_place(raw: dict[str, Any]) -> None:
     raw["graphs"]["context"]["precison"] = "fp16"
     with pytest.raises(BundleError, match=r"manifest\.graphs\.context: unknown key 'precison'"):

@@ -82,11 +82,11 @@ class GraphBuilder:
         return self.node("DequantizeLinear", stored, unit, axis=1)
 
 
-def product(format: str) -> ir.Graph:
-    """x [n, 64] → y [n, 32], in "fp8", "int8", "uint8" or "int4" (weights alone)."""
+def product(format: str, *, weights_only: bool = False) -> ir.Graph:
+    """x [n, 64] → y [n, 32], in "fp8", "int8", "uint8" or "int4", which is always weights alone."""
     build = GraphBuilder(opset=21 if format == "int4" else 20)
     x = build.input("x", "n", WIDTH)
-    left = x if format == "int4" else build.rounded(x, format)
+    left = x if format == "int4" or weights_only else build.rounded(x, format)
     right = build.rounded_weight("w", WIDTH, 32, format)
     build.output("y", build.node("MatMul", left, right, shape=["n", 32]))
     return build.graph

@@ -96,9 +96,12 @@ def test_what_positions_make_stays_fp32() -> None:
     assert [n.inputs[0].dtype for n in build.graph if n.op_type == "Cos"] == [ir.DataType.FLOAT]
 
 
-def test_8_bit_products_put_out_fp32_and_4_bit_weights_are_restored_in_16() -> None:
+def test_8_bit_products_put_out_fp32_and_weights_alone_are_restored_in_16() -> None:
     """A compiler multiplies by a channel's scale after the product, whose sums may leave fp16."""
-    for format, restored in (("fp8", {"FLOAT"}), ("int8", {"FLOAT"}), ("int4", {"FLOAT16"})):
-        graph = product(format)
+    for format, alone, restored in (
+        *(("fp8", False, {"FLOAT"}), ("int8", False, {"FLOAT"}), ("int4", True, {"FLOAT16"})),
+        *(("fp8", True, {"FLOAT16"}), ("int8", True, {"FLOAT16"})),
+    ):
+        graph = product(format, weights_only=alone)
         narrow(graph, "float16")
         assert types(graph, "DequantizeLinear") == restored

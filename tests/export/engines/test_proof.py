@@ -41,6 +41,17 @@ def test_products_in_their_own_types_are_proved_and_counted() -> None:
     assert (proof.rounded_products, proof.attentions, proof.fused_attentions) == (3, 1, 1)
 
 
+def test_products_of_8_bit_weights_alone_are_proved_and_not_counted() -> None:
+    """They are multiplied in 16 bits, but read in 8: one that is not is an error."""
+    alone = Product(node="MatMul_9", activations=(), weight="Int8")
+    found = layer("MatMul_9", inputs=("Half",), constants=("Half", "Int8"))
+    proof = prove("s", expected(EIGHT, FOUR, alone), [*GOOD.values(), found], profiles=1)
+    assert proof.rounded_products == 2
+    wide = layer("MatMul_9", inputs=("Half",), constants=("Half",))
+    with pytest.raises(ExportError, match="MatMul_9 became"):
+        prove("s", expected(alone), [wide], profiles=1)
+
+
 @pytest.mark.parametrize(
     ("product", "made"),
     [

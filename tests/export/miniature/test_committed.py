@@ -83,8 +83,14 @@ def test_it_is_what_exporter_and_quantiser_make_of_the_checkpoint(
     certificate = Bundle.open(BUNDLE).manifest.certificate
     assert certificate is not None
     assert certificate.rounding is not None
-    keep = certificate.rounding.high_precision
-    recipes = make_recipes(source, formats, ranges, keep=keep, progress=lambda _: None)
+    recipes = make_recipes(
+        source,
+        formats,
+        ranges,
+        keep=certificate.rounding.high_precision,
+        weights_only=certificate.rounding.weights_only,
+        progress=lambda _: None,
+    )
     made.mkdir()
     write_rounded(made, source, target_named(options.target), recipes, lambda _: None)
     added = ("parity", "plans")  # by the certificate and by fit-solver
