@@ -28,7 +28,6 @@ from tests.export.miniature.results import (
 
 QUICK = 40
 SLOW = 400
-_VOICED = ("voice_speech", "voice_conversion")  # words and voice at once: 97.5 to 98.3 %
 _SIZES = [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)]
 
 
@@ -41,8 +40,7 @@ def _at_least(n: int, share: float) -> float:
 @pytest.mark.parametrize("kind", AUDIO_KINDS)
 def test_true_audio_passes(kind: str, n: int) -> None:
     found = examples(kind, n)
-    share = 0.97 if kind in _VOICED else 0.99
-    assert share_passed([(e, target(e)) for e in found]) >= _at_least(n, share)
+    assert share_passed([(e, target(e)) for e in found]) >= _at_least(n, 0.99)
 
 
 @pytest.mark.parametrize("n", _SIZES)
