@@ -10,7 +10,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.engines import Array
 from omni_rt.engines.checks import check_buffers, one_line
 from omni_rt.errors import EngineError
-from omni_rt.manifest import GraphSpec, TensorSpec
+from omni_rt.manifest import GraphSpec, Precision, TensorSpec
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
@@ -69,7 +69,7 @@ class OrtEngine:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads or 0
             options.log_severity_level = 3
-            for key in _settings(spec, prepack=prepack):
+            for key in session_entries(spec.precision, prepack=prepack):
                 options.add_session_config_entry(key, "1")
             providers = list(dict.fromkeys((provider, CPU)))
             self._session = ort.InferenceSession(path, options, providers=providers)
@@ -131,8 +131,8 @@ class OrtBinding:
             raise EngineError(f"{self._name}: {one_line(error)}") from error
 
 
-def _settings(spec: GraphSpec, *, prepack: bool) -> list[str]:
-    """Session entries to be switched on.
+def session_entries(precision: Precision, *, prepack: bool = True) -> list[str]:
+    """Session entries to be switched on for a graph of this precision.
 
     x64quantprecision: processors with AVX2 or AVX-512 but no VNNI sum 8-bit products in 16 bits
     that saturate (12 % off on random weights); these sums are exact, and alike on every processor.
@@ -143,8 +143,8 @@ def _settings(spec: GraphSpec, *, prepack: bool) -> list[str]:
     entries = ["session.x64quantprecision"]
     if not prepack:
         entries.append("session.disable_prepacking")
-    if spec.precision == "int8":
+    if precision == "int8":
         entries.append("session.qdq_matmulnbits_accuracy_level")
-    if spec.precision == "fp8":
+    if precision == "fp8":
         entries.append("session.disable_quant_qdq")
     return entries

@@ -20,7 +20,7 @@ from omni_rt.calibration.graph_writer import Recipe, StageGraph
 from omni_rt.calibration.groups import Group
 from omni_rt.calibration.ranges import LayerRange
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix
-from omni_rt.engines.ort import OrtEngine
+from omni_rt.engines.ort import OrtEngine, session_entries
 from omni_rt.export.build import export_bundle
 from omni_rt.export.graphs import Stage, initialise
 from omni_rt.export.miniature import checkpoint
@@ -28,7 +28,7 @@ from omni_rt.export.reference.from_bundle import sizes_of, stage_of
 from omni_rt.export.thinker_stages import ThinkerLm
 from omni_rt.export.tracing import StageSizes
 from omni_rt.export.weight_file import WeightFile
-from omni_rt.manifest import GraphSpec
+from omni_rt.manifest import GraphSpec, Precision
 from omni_rt.verify import stage_inputs
 from tests.calibration.unrounded import unrounded
 from tests.conftest import REPOSITORY
@@ -174,9 +174,7 @@ class MatMulGraph:
     def counts(self, op: str) -> int:
         return sum(node.op_type == op for node in self.graph)
 
-    def run(
-        self, x: Tensor, *, fused: bool, opset: int = 20, fp8: bool = False, int8: bool = False
-    ) -> list[Tensor]:
+    def run(self, x: Tensor, *, precision: Precision, fused: bool, opset: int = 20) -> list[Tensor]:
         """Products in ONNX Runtime. `fused`: as it is used; else every node as it is written."""
         self.graph.opset_imports[""] = opset
         self.file._file.flush()
@@ -184,11 +182,8 @@ class MatMulGraph:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        if int8:
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        if fp8:
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        for entry in session_entries(precision):
+            options.add_session_config_entry(entry, "1")
         if not fused:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])

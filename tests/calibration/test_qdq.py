@@ -84,7 +84,9 @@ def test_a_stored_matrix_is_worth_what_was_computed_of_it(
     made = MatMulGraph(tmp_path, matrix)
     rounded = rounded_matrix(matrix, format, importance=torch.arange(width) + 1.0)
     store_rounded(made.graph, readers(made.graph)[0], rounded, format, made.file)
-    (read,) = made.run(torch.eye(width), fused=False, opset=format.opset, fp8=name == "fp8")
+    (read,) = made.run(
+        torch.eye(width), precision=format.precision, fused=False, opset=format.opset
+    )
     assert torch.equal(read.T, rounded.dequantised())
 
 
@@ -111,7 +113,7 @@ def test_products_are_those_of_the_rounded_activation_and_matrix(
     x, matrices = with_outliers(noise(33, 128, seed=1)), (noise(24, 128), noise(40, 128, seed=3))
     largest = 0.8 * float(x.abs().max())  # some is beyond the range
     made = rounded_graph(tmp_path, name, largest, *matrices)
-    found = made.run(x, fused=fused, opset=FORMATS[name].opset, fp8=name == "fp8")
+    found = made.run(x, precision=FORMATS[name].precision, fused=fused, opset=FORMATS[name].opset)
     for y, matrix in zip(found, matrices, strict=True):
         wanted = expected(name, x, largest, matrix)
         limit = 2e-2 if fused and name == "int4" else 1e-6
@@ -144,7 +146,7 @@ def test_8_bit_weights_alone_are_multiplied_by_what_was_read(
     made = graph_in(tmp_path, FORMATS[name].weights_alone, 1.0, *matrices)
     assert made.counts("QuantizeLinear") == 0
     assert made.counts("DequantizeLinear") == 2
-    found = made.run(x, fused=fused, fp8=name == "fp8", int8=name != "fp8")
+    found = made.run(x, precision=FORMATS[name].precision, fused=fused)
     for y, matrix in zip(found, matrices, strict=True):
         restored = rounded_matrix(matrix, FORMATS[name]).dequantised()
         wanted = (x.double() @ restored.T.double()).float()

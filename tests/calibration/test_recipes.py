@@ -231,11 +231,7 @@ def test_the_written_graph_of_weights_alone_computes_as_the_rounded_module(
     )
     every = recipes_of({"context": name, "dit_step": name}, weights_only=["*"])
     recipe, inputs = every.by_stage["dit_step"], step_inputs(every)
-    stage = miniature_stage("dit_step", changed=recipe.folds.folded)
-    tensors = [torch.from_numpy(inputs[port.name]) for port in stage.ports.inputs]
-    exact = stage.module(*stage.arguments(tensors))
-    with rounded(stage, every.smoothings["dit_step"], FORMATS[name]):
-        made = stage.module(*stage.arguments(tensors))
+    exact, made = exact_and_rounded_step(every, inputs, name)
     graph = written(tmp_path, "dit_step", name, replace(recipe, attention={})).run(**inputs)["v"]
     assert rel_l2(made, exact) > 1e-4
     assert rel_l2(graph, made) < 2e-5  # the certificate's bound of an unrounded stage
@@ -322,6 +318,17 @@ def step_inputs(recipes: Recipes) -> dict[str, np.ndarray]:
     return {**parity_inputs("dit_step"), **{name: part.numpy() for name, part in cache.items()}}
 
 
+def exact_and_rounded_step(
+    recipes: Recipes, inputs: Mapping[str, np.ndarray], name: StageFormat
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Velocities of the folded module: as it is, and with every group rounded."""
+    stage = miniature_stage("dit_step", changed=recipes.by_stage["dit_step"].folds.folded)
+    arguments = stage.arguments([torch.from_numpy(inputs[p.name]) for p in stage.ports.inputs])
+    exact = stage.module(*arguments)
+    with rounded(stage, recipes.smoothings["dit_step"], FORMATS[name]):
+        return exact, stage.module(*arguments)
+
+
 @pytest.mark.parametrize("name", ["uint8", "fp8"])
 def test_the_written_step_and_the_rounded_module_are_equally_far_from_the_exact_one(
     tmp_path: Path, name: StageFormat
@@ -329,11 +336,7 @@ def test_the_written_step_and_the_rounded_module_are_equally_far_from_the_exact_
     """Of eight roundings in a row some fall to the other side, so they are not equal."""
     recipes = of_the_step(name)
     recipe, inputs = recipes.by_stage["dit_step"], step_inputs(recipes)
-    stage = miniature_stage("dit_step", changed=recipe.folds.folded)
-    tensors = [torch.from_numpy(inputs[port.name]) for port in stage.ports.inputs]
-    exact = stage.module(*stage.arguments(tensors))
-    with rounded(stage, recipes.smoothings["dit_step"], FORMATS[name]):
-        made = stage.module(*stage.arguments(tensors))
+    exact, made = exact_and_rounded_step(recipes, inputs, name)
     graph = written(tmp_path, "dit_step", name, recipe).run(**inputs)["v"]
     change = rel_l2(made, exact)
     assert 1e-3 < change < 0.2  # measured .15 in FP8: this step amplifies what rounding errs by
