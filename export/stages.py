@@ -48,9 +48,14 @@ class StepSelfAttention(nn.Module):
         self.to_v = nn.Linear(width, width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """X [R, n, D]; cos, sin [n, rot/2]."""
-        q = rotate_by(split_heads(self.to_q(x), self.heads), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, last: int) -> Tensor:
+        """X [R, n, D]; cos, sin [n, rot/2] → of the last so many tokens, [R, last, D].
+
+        All tokens are asked, even those that nothing reads: keys, queries and values share an input
+        in every block, and so its rounding.
+        """
+        asked = split_heads(self.to_q(x)[:, -last:], self.heads)
+        q = rotate_by(asked, cos[-last:], sin[-last:])
         k = rotate_by(split_heads(self.to_k(x), self.heads), cos, sin)
         v = split_heads(self.to_v(x), self.heads)
         weights = (q * self.scale @ k.transpose(-1, -2)).softmax(-1)
@@ -91,10 +96,17 @@ class StepBlock(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], k: Tensor, v: Tensor, bias: Tensor
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor,
+        *,
+        last: int,
     ) -> Tensor:
-        """Rows beyond those of k (the unconditional ones) skip cross-attention."""
-        x = x + self.self_attn(self.pre_norm(x), *angles)
+        """The last so many tokens; rows beyond those of k (unconditional) skip cross-attention."""
+        x = x[:, -last:] + self.self_attn(self.pre_norm(x), *angles, last)
         attending, others = split_rows(x, k.shape[0])
         crossed = self.cross_attn(self.cross_attend_norm(attending), k, v, bias)
         x = torch.cat([attending + crossed, others])
@@ -138,7 +150,8 @@ class DitStep(nn.Module):
     ) -> Tensor:
         """X [R,C,L], t [R], prepend [R,N,D], context_bias [Q,1,1,P] → v [R,C,L].
 
-        cache: keys and values k_00, v_00, k_01 … of the layers, [Q,H,P,d] each.
+        cache: keys and values k_00, v_00, k_01 … of the layers, [Q,H,P,d] each. The last block is
+        spared the prepended tokens, which nothing reads after it.
         """
         transformer = self.transformer
         tau = self.to_timestep_embed(self.timestep_features(t))[:, None]
@@ -146,10 +159,12 @@ class DitStep(nn.Module):
         tokens = torch.cat([prepend + tau, transformer.project_in(x.transpose(1, 2))], dim=1)
         angles = transformer.rotary_pos_emb(tokens.shape[1])
         turned = (angles.cos(), angles.sin())
-        for layer, k, v in zip(transformer.layers, cache[::2], cache[1::2], strict=True):
-            tokens = layer(tokens, turned, k, v, context_bias)
-        latent_tokens = tokens[:, prepend.shape[1] :]
-        y = transformer.project_out(latent_tokens).transpose(1, 2)
+        kept = [tokens.shape[1]] * (len(transformer.layers) - 1) + [x.shape[2]]
+        for layer, k, v, last in zip(
+            transformer.layers, cache[::2], cache[1::2], kept, strict=True
+        ):
+            tokens = layer(tokens, turned, k, v, context_bias, last=last)
+        y = transformer.project_out(tokens).transpose(1, 2)
         return y + self.postprocess_conv(y)
 
 

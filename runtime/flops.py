@@ -5,12 +5,12 @@ from __future__ import annotations
 from omni_rt.manifest import Dims
 
 
-def _block(dims: Dims, tokens: int) -> int:
-    """Self-attention and feed-forward of one block, one row."""
+def _block(dims: Dims, tokens: int, kept: int) -> int:
+    """Self-attention and feed-forward of one block, one row, of which `kept` tokens are read."""
     d = dims.width
-    projections = 2 * tokens * d * 4 * d
-    attention = 4 * tokens * tokens * d
-    feed_forward = 2 * tokens * d * 8 * d + 2 * tokens * 4 * d * d
+    projections = 2 * tokens * d * 3 * d + 2 * kept * d * d
+    attention = 4 * kept * tokens * d
+    feed_forward = 2 * kept * d * 8 * d + 2 * kept * 4 * d * d
     return projections + attention + feed_forward
 
 
@@ -25,7 +25,11 @@ def step_flops(dims: Dims, *, rows: int, attending: int, context: int) -> int:
     Multiply-adds count two; norms, activations and embeddings (under 1 %) are left out.
     """
     tokens = dims.prepend_tokens + dims.latent_frames
-    return dims.depth * (rows * _block(dims, tokens) + attending * _cross(dims, tokens, context))
+
+    def block(kept: int) -> int:
+        return rows * _block(dims, tokens, kept) + attending * _cross(dims, kept, context)
+
+    return (dims.depth - 1) * block(tokens) + block(dims.latent_frames)
 
 
 def unregrouped_flops(dims: Dims, *, rows: int) -> int:
@@ -33,4 +37,6 @@ def unregrouped_flops(dims: Dims, *, rows: int) -> int:
     tokens = dims.prepend_tokens + dims.latent_frames
     context = dims.context_tokens + dims.transcript_tokens
     cache = 2 * context * dims.width * 2 * dims.width
-    return dims.depth * rows * (_block(dims, tokens) + _cross(dims, tokens, context) + cache)
+    return (
+        dims.depth * rows * (_block(dims, tokens, tokens) + _cross(dims, tokens, context) + cache)
+    )

@@ -57,6 +57,13 @@ def train(
     count: Count = 400,
     floor: Floor = None,
     threads: Threads = None,
+    begin_with: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkpoint's folder whose transformer to begin with instead of random weights. "
+            "A run that was interrupted goes on from its own state all the same."
+        ),
+    ] = None,
 ) -> None:
     """Train a part, or go on where an interrupted run stopped; measure it; put it in its place.
 
@@ -68,8 +75,11 @@ def train(
     """
     with terminal.errors_reported():
         run = _run(part, states, out, steps, seed, threads)
+        if begin_with is not None and run.step == 0:
+            run.begin_with(begin_with, terminal.note)
         run.train(terminal.note)
-        _finish(run, out, count, floor, _command(run))
+        begun = "" if begin_with is None else f" --begin-with {begin_with}"
+        _finish(run, out, count, floor, _command(run) + begun)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -60,28 +61,35 @@ class Senses:
         self._layers = kept_layers(thinker.sizes, THINKER_LAYER)
         self._device = thinker.model.embed_tokens.weight.device
         self._of_text: dict[tuple[str, str], Tensor] = {}  # there are a few thousand captions
+        self._of_video: dict[tuple[str, str, bytes], tuple[Tensor, Tensor]] = {}
 
     def conditions(self, examples: Sequence[Example]) -> Conditions:
         """What a session would give the model for these examples."""
         requests = [request_of(example) for example in examples]
         waves = np.stack([_waveform(request) for request in requests])
-        return Conditions(
-            hidden=self._hidden(examples),
-            ids=[_characters(request, self._device) for request in requests],
-            waveform=torch.from_numpy(waves).to(self._device),
-            sync=torch.stack([self._sync(example.frames) for example in examples]),
-        )
-
-    def _hidden(self, examples: Sequence[Example]) -> list[Tensor]:
         texts = [prompt_text(example) for example in examples]
         silent = {text: e for text, e in zip(texts, examples, strict=True) if e.frames is None}
         new = {text: e for text, e in silent.items() if text not in self._of_text}
         self._of_text |= dict(zip(new, self._states(list(new.values())), strict=True))
-        seen = iter(self._states([example for example in examples if example.frames is not None]))
-        return [
-            self._of_text[text] if example.frames is None else next(seen)
+        dark = torch.zeros(SYNC_ROWS, SYNC_WIDTH, device=self._device)
+        sensed = [
+            (self._of_text[text], dark) if example.frames is None else self._watched(text, example)
             for text, example in zip(texts, examples, strict=True)
         ]
+        return Conditions(
+            hidden=[hidden for hidden, _ in sensed],
+            ids=[_characters(request, self._device) for request in requests],
+            waveform=torch.from_numpy(waves).to(self._device),
+            sync=torch.stack([sync for _, sync in sensed]),
+        )
+
+    def _watched(self, text: tuple[str, str], example: Example) -> tuple[Tensor, Tensor]:
+        """States and rows of a video, which is watched once: that costs as much as ten examples."""
+        assert example.frames is not None
+        key = (*text, sha256(example.frames.tobytes()).digest())
+        if key not in self._of_video:
+            self._of_video[key] = (self._states([example])[0], self._sync(example.frames))
+        return self._of_video[key]
 
     def _states(self, examples: Sequence[Example]) -> list[Tensor]:
         if not examples:
@@ -93,9 +101,7 @@ class Senses:
         return [shorten(row, CONTEXT_TOKENS) for row in states]
 
     @torch.inference_mode()
-    def _sync(self, frames: Frames | None) -> Tensor:
-        if frames is None:
-            return torch.zeros(SYNC_ROWS, SYNC_WIDTH, device=self._device)
+    def _sync(self, frames: Frames) -> Tensor:
         return self._synchformer(sync_segments(frames).to(self._device))
 
 

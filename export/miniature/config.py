@@ -18,12 +18,15 @@ LATENT_CHANNELS = 176
 WIDTH, DEPTH, HEADS = 256, 3, 4
 COND_WIDTH = 128
 HIDDEN_WIDTH = 128
-CONTEXT_TOKENS = 192
+CONTEXT_TOKENS = 64
 GUIDANCE = 2.0  # by validation (docs/MINIATURE.md)
 THINKER_LAYER = -2  # whose states condition the transformer, from the last
-SYNC_WIDTH, SYNC_ROWS, SYNC_TOKENS = 32, 40, 20  # 5 segments of 8 tubelets in 2 s of video
-MEL_BANDS, N_FFT, HOP_SAMPLES = 80, 1024, 1024
+# A token of each sense for each latent, at a constant distance: attention finds its own moment.
+LATENTS = CLIP_SAMPLES // DOWNSAMPLING
+SYNC_WIDTH, SYNC_ROWS, SYNC_TOKENS = 32, 40, LATENTS  # 5 segments of 8 tubelets in 2 s of video
+MEL_BANDS, N_FFT, HOP_SAMPLES = 80, 1024, DOWNSAMPLING
 MEL_FRAMES = MEL_TOKENS = WINDOW_SAMPLES // HOP_SAMPLES + 1
+assert MEL_TOKENS == LATENTS
 TRANSCRIPT_IDS, TRANSCRIPT_TOKENS = 64, 32
 
 

@@ -53,12 +53,21 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """U·Vᵀ of a matrix U·S·Vᵀ, about: singular values end between 0.7 and 1.2."""
+    """U·Vᵀ of a matrix U·S·Vᵀ, about: singular values end between 0.7 and 1.2.
+
+    A round is a polynomial of the Gram matrix from the left, so all rounds are multiplied up on the
+    shorter side first: of a matrix eight times as long as wide that is a fifth of the work.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     a, b, c = _QUINTIC
+    gram = x @ x.T
+    whole = torch.eye(len(gram), dtype=x.dtype, device=x.device)
     for _ in range(_ROUNDS):
-        gram = x @ x.T
-        x = a * x + torch.addmm(gram, gram, gram, beta=b, alpha=c) @ x
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        whole = factor @ whole
+        gram = factor @ gram @ factor  # they commute
+    x = whole @ x
     return x.T if tall else x

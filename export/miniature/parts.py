@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from omni_rt.errors import ExportError
 from omni_rt.export.contract import THINKER
 from omni_rt.export.miniature import checkpoint
 from omni_rt.export.miniature.checkpoint import MODEL_FILE, SYNCHFORMER_FILE, Facts
@@ -64,6 +65,13 @@ class Part(ABC):
     @abstractmethod
     def resume(self) -> bool:
         """Go on from the state in the folder `states`, if there is one."""
+
+    def begin_with(self, folder: Path, tell: Tell) -> None:
+        """Begin with the weights of a checkpoint instead of random ones.
+
+        Raises ExportError if this part cannot, or if they do not fit.
+        """
+        raise ExportError(f"only the transformer can begin with other weights, not the {self.name}")
 
     @abstractmethod
     def train(self, tell: Tell) -> None:
@@ -201,6 +209,10 @@ class Transformer(TrainedPart):
         vae = trained_vae(trained).to(device)
         self._run = TransformerTraining(states, senses, vae, steps=steps, seed=seed)
         self.training = self._run.training
+
+    def begin_with(self, folder: Path, tell: Tell) -> None:
+        self._run.begin_with(folder)
+        tell(f"{self.name}: begins with {folder}")
 
     def train(self, tell: Tell) -> None:
         self._run.run(tell)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from omni_rt.export.miniature import checkpoint
 from omni_rt.export.miniature.conditioning import (
     Conditions,
     Senses,
     context_of,
     low_level_of,
 )
-from omni_rt.export.miniature.data import AUDIO_WEIGHTS, Example, draw_any
+from omni_rt.export.miniature.data import AUDIO_WEIGHTS, Example, any_kind, draw
 from omni_rt.export.miniature.fit_vae import heard_in, read_matrix
 from omni_rt.export.miniature.model import new_model
 from omni_rt.export.miniature.training import Losses, Schedule, Training
@@ -25,9 +26,11 @@ from omni_rt.export.reference.model import AudioOmni
 NAME = "transformer"
 _BATCH, _DRAWS = 16, 2
 _EARLY_LOGIT, _EARLY_SPREAD, _EARLY_SHARE = 1.0, 1.2, 0.85
+_QUIET = 0.2  # latents' mean square below which softer sounds no longer count more
+_WATCHED, _VIDEOS = ("flashes", "scene"), 512  # kinds with a video, and how many there are of each
 _DROPPED_SHARE = 0.1  # of contexts, so that guidance has something to be guided from
 _FIRST = {kind: AUDIO_WEIGHTS[kind] for kind in ("note", "chord", "chirp")}
-_FIRST_SHARE = 0.06  # of the steps, on the simplest sounds alone
+_FIRST_SHARE = 0.03  # of the steps, on the simplest sounds alone
 
 
 class TransformerTraining:
@@ -61,6 +64,14 @@ class TransformerTraining:
         assert isinstance(self.training.average, AudioOmni)
         return self.training.average
 
+    def begin_with(self, folder: Path) -> None:
+        """Begin with a checkpoint's weights instead of random ones.
+
+        Raises ExportError if it has none or is of another configuration.
+        """
+        checkpoint.get(self.average, "", folder / checkpoint.MODEL_FILE)
+        self.model.load_state_dict(self.average.state_dict())
+
     def run(self, tell: Callable[[str], None]) -> None:
         """Train to the end of the schedule."""
         self.training.run(self.objective, tell)
@@ -69,9 +80,17 @@ class TransformerTraining:
         """Losses of a drawn batch: the simplest kinds first, then all."""
         done = self.training.step / self.training.schedule.steps
         weights = _FIRST if done < _FIRST_SHARE else AUDIO_WEIGHTS
-        examples = [draw_any(stream, weights) for _ in range(_BATCH)]
+        examples = [_drawn(stream, weights) for _ in range(_BATCH)]
         latents = latents_of(self._read, examples)
         return flow_losses(self.model, latents, self._senses.conditions(examples))
+
+
+def _drawn(stream: np.random.RandomState, weights: Mapping[str, float]) -> Example:
+    """A random example; one with a video is among a few hundred of its kind, each watched once."""
+    kind = any_kind(stream, weights)
+    if kind in _WATCHED:
+        stream = np.random.RandomState([_WATCHED.index(kind), int(stream.randint(_VIDEOS))])
+    return draw(kind, stream)
 
 
 @torch.inference_mode()
@@ -88,6 +107,9 @@ def flow_losses(
 ) -> dict[str, Tensor]:
     """Squared error of the velocity noise − latents at random t, contexts dropped now and then.
 
+    It is weighted by how soft a sound is: clicks have a hundredth of a chirp's energy, and would
+    hardly count.
+
     Each example is met at `draws` times with noise of its own: what came before the transformer is
     then computed once for all of them.
     """
@@ -102,7 +124,9 @@ def flow_losses(
     dropped = torch.rand(len(latents), device=latents.device) < _DROPPED_SHARE
     context = torch.where(dropped[:, None, None], 0.0, context)
     velocity = model.dit(x, t, context, mask, low_level)
-    return {"loss": (velocity - (noise - latents)).square().mean()}
+    errors = (velocity - (noise - latents)).square().mean(dim=(1, 2))
+    loudness = latents.square().mean(dim=(1, 2))
+    return {"loss": (errors / (loudness + _QUIET)).mean() * _QUIET, "error": errors.mean()}
 
 
 def drawn_times(count: int) -> Tensor:

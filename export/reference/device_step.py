@@ -96,22 +96,34 @@ class DeviceBlock(nn.Module):
         self.ff_out = linear(out.weight, out.bias)
 
     def forward(
-        self, x: Tensor, turned: tuple[Tensor, Tensor], k: Tensor, v: Tensor, bias: Tensor
+        self,
+        x: Tensor,
+        turned: tuple[Tensor, Tensor],
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor,
+        *,
+        last: int,
     ) -> Tensor:
-        """X [R, n, D] fp32; turned: cos and sin [n, rot/2]; k, v [Q, H, P, d], bias in bf16."""
-        pre, cross, last = (norm for norm in self.norms)
-        x = x + self.attended(pre(x).bfloat16(), turned)
+        """X [R, n, D] fp32; turned: cos and sin [n, rot/2]; k, v [Q, H, P, d], bias in bf16.
+
+        The last so many tokens, [R, last, D].
+        """
+        pre, cross, feed = (norm for norm in self.norms)
+        x = x[:, -last:] + self.attended(pre(x).bfloat16(), turned, last)
         attending = x[: k.shape[0]]
         q = split_heads(self.to_q(cross(attending).bfloat16()), self.heads)
         crossed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         attending += self.cross_out(merge_heads(crossed))  # of x, which is this block's own
-        value, gate = self.ff_in(last(x).bfloat16()).chunk(2, dim=-1)
+        value, gate = self.ff_in(feed(x).bfloat16()).chunk(2, dim=-1)
         return x + self.ff_out(value * F.silu(gate))
 
-    def attended(self, x: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
+    def attended(self, x: Tensor, turned: tuple[Tensor, Tensor], last: int) -> Tensor:
         qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate_by(qkv[:2], *turned).bfloat16()
-        return self.self_out(merge_heads(F.scaled_dot_product_attention(q, k, qkv[2])))
+        return self.self_out(
+            merge_heads(F.scaled_dot_product_attention(q[:, :, -last:], k, qkv[2]))
+        )
 
 
 class DeviceStep(nn.Module):
@@ -141,7 +153,8 @@ class DeviceStep(nn.Module):
         angles = self.rotary_pos_emb(tokens.shape[1])
         turned = (angles.cos(), angles.sin())
         bias, half = context_bias.bfloat16(), [part.bfloat16() for part in cache]
-        for layer, k, v in zip(self.layers, half[::2], half[1::2], strict=True):
-            tokens = layer(tokens, turned, k, v, bias)
-        y = self.project_out(tokens[:, prepend.shape[1] :]).transpose(1, 2)
+        kept = [tokens.shape[1]] * (len(self.layers) - 1) + [x.shape[2]]
+        for layer, k, v, last in zip(self.layers, half[::2], half[1::2], kept, strict=True):
+            tokens = layer(tokens, turned, k, v, bias, last=last)
+        y = self.project_out(tokens).transpose(1, 2)
         return y + self.postprocess_conv(y)

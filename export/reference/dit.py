@@ -95,7 +95,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Full attention over all tokens with rotary q and k; no mask ever reaches it."""
+    """Full attention to all tokens with rotary q and k; no mask ever reaches it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -103,9 +103,11 @@ class SelfAttention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor, last: int) -> Tensor:
+        """Of the last so many tokens, [R, last, D]."""
         q, k, v = (split_heads(part, self.heads) for part in self.to_qkv(x).chunk(3, dim=-1))
-        out = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v)
+        q = rotate(q[:, :, -last:], angles[-last:])
+        out = F.scaled_dot_product_attention(q, rotate(k, angles), v)
         return self.to_out(merge_heads(out))
 
 
@@ -161,8 +163,11 @@ class Block(nn.Module):
         self.ff_norm = LayerNorm(width)
         self.ff = FeedForward(width)
 
-    def forward(self, x: Tensor, angles: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.pre_norm(x), angles)
+    def forward(
+        self, x: Tensor, angles: Tensor, context: Tensor, mask: Tensor, last: int
+    ) -> Tensor:
+        """The last so many tokens, [R, last, D]: a block's tokens meet in self-attention alone."""
+        x = x[:, -last:] + self.self_attn(self.pre_norm(x), angles, last)
         x = x + self.cross_attn(self.cross_attend_norm(x), context, mask)
         return x + self.ff(self.ff_norm(x))
 
@@ -205,15 +210,19 @@ class DiT(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, mask: Tensor, low_level: Tensor
     ) -> Tensor:
-        """X [R,C,L], t [R], context [R,P,768], mask [R,P] bool, low_level [R,N,768] → v [R,C,L]."""
+        """X [R,C,L], t [R], context [R,P,768], mask [R,P] bool, low_level [R,N,768] → v [R,C,L].
+
+        The last block is spared the prepended tokens, which nothing reads after it.
+        """
         prepend = self.to_global_embed(low_level) + self.time_embedding(t)[:, None]
         x = x + self.preprocess_conv(x)
         tokens = torch.cat([prepend, self.transformer.project_in(x.transpose(1, 2))], dim=1)
         angles = self.transformer.rotary_pos_emb(tokens.shape[1])
         embedded = self.to_cond_embed(context)
-        for layer in self.transformer.layers:
-            tokens = layer(tokens, angles, embedded, mask)
-        y = self.transformer.project_out(tokens)[:, prepend.shape[1] :].transpose(1, 2)
+        kept = [tokens.shape[1]] * (self.sizes.depth - 1) + [x.shape[2]]
+        for layer, last in zip(self.transformer.layers, kept, strict=True):
+            tokens = layer(tokens, angles, embedded, mask, last)
+        y = self.transformer.project_out(tokens).transpose(1, 2)
         return y + self.postprocess_conv(y)
 
 

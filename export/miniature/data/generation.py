@@ -6,11 +6,12 @@ import numpy as np
 
 from omni_rt.export.miniature.data import video
 from omni_rt.export.miniature.data.captions import caption, pick_language
-from omni_rt.export.miniature.data.clip import STEP_S, Stream, on_step_s, pick, samples_of
+from omni_rt.export.miniature.data.clip import Stream, on_step_s, pick, samples_of
 from omni_rt.export.miniature.data.example import Example, Flashes, Scene
-from omni_rt.export.miniature.data.render import levelled, random_span, render
-from omni_rt.export.miniature.data.sounds import CLICK_HZ, Chord, Clicks, draw_sound
+from omni_rt.export.miniature.data.render import levelled, random_span, render, render_clicks
+from omni_rt.export.miniature.data.sounds import Chord, Clicks, draw_sound
 from omni_rt.export.miniature.data.speech import (
+    DEFAULT_VOICE,
     VOICE_CLIP_S,
     VOICES,
     Speech,
@@ -28,13 +29,13 @@ TASK_OF_SOUND = {
     "arpeggio": "T2M",
 }
 _MOST_NEW_WORDS = 4  # after a voice prompt
-_LATEST_WORDS = 2  # steps after it before the first of them
+_SCENE_ROOT = 0  # of every scene's chord: what is asked is its quality
 
 
 def sound_example(kind: str, stream: Stream) -> Example:
     """A sound from its caption."""
     sound = draw_sound(kind, stream)
-    clip = render(sound, random_span(stream), stream)
+    clip = render(sound, random_span(kind, stream), stream)
     told = caption(sound, stream)
     return Example(
         task=TASK_OF_SOUND[kind],
@@ -47,8 +48,8 @@ def sound_example(kind: str, stream: Stream) -> Example:
 
 
 def speech_example(stream: Stream) -> Example:
-    """Words, spoken by anyone, at once: where they began at random, their order was not learnt."""
-    speech = Speech(syllables=draw_words(stream), voice=int(stream.randint(len(VOICES))))
+    """Words in the voice that speaks unless another is given, at once."""
+    speech = Speech(syllables=draw_words(stream), voice=DEFAULT_VOICE)
     target = levelled(speak(speech, 0.0, stream), stream)
     return Example(task="TTS", kind="speech", prompt=speech.text, target=target, truth=speech)
 
@@ -59,8 +60,7 @@ def voiced_example(kind: str, stream: Stream) -> Example:
     prompt, clip = speak_prompt(voice, stream)
     words = draw_words(stream, most=_MOST_NEW_WORDS)
     speech = Speech(syllables=words, voice=voice, prompt_s=VOICE_CLIP_S)
-    onset_s = VOICE_CLIP_S + int(stream.randint(_LATEST_WORDS + 1)) * STEP_S
-    target = speak(speech, onset_s, stream)
+    target = speak(speech, VOICE_CLIP_S, stream)
     target[: samples_of(VOICE_CLIP_S)] = clip
     loud = levelled(target, stream)
     cloning = kind == "voice_speech"
@@ -80,22 +80,22 @@ def flash_example(stream: Stream) -> Example:
     """A click on each flash."""
     firsts = video.draw_flash_frames(stream)
     onsets_s = tuple(first / video.FPS for first in firsts)
-    clicks = Clicks(onsets_s=tuple(on_step_s(s) for s in onsets_s), hz=pick(stream, CLICK_HZ))
+    clicks = Clicks(onsets_s=tuple(on_step_s(s) for s in onsets_s))
     return Example(
         task="V2A",
         kind="flashes",
         prompt=pick(stream, pick_language(stream).videos["flashes"]),
         frames=video.flashes(firsts, stream),
-        target=levelled(render(clicks, random_span(stream), stream), stream),
+        target=levelled(render_clicks(clicks, stream), stream),
         truth=Flashes(onsets_s=onsets_s),
     )
 
 
 def scene_example(stream: Stream) -> Example:
-    """A chord whose quality goes with the scene's colour; its root is free."""
+    """A chord on C whose quality goes with the scene's colour."""
     colour = pick(stream, tuple(video.COLOURS))
-    chord = Chord(root=int(stream.randint(12)), quality=video.QUALITY_OF[colour])
-    clip = render(chord, random_span(stream), stream)
+    chord = Chord(root=_SCENE_ROOT, quality=video.QUALITY_OF[colour])
+    clip = render(chord, random_span(chord.kind, stream), stream)
     return Example(
         task="V2M",
         kind="scene",

@@ -41,7 +41,9 @@ class Mixture:
 
 def _span(kind: str, stream: Stream) -> Span:
     """Noise ends or begins within the clip, which tells it from the hiss of a codec."""
-    return random_span(stream, least=5, most=9) if kind == "noise" else random_span(stream)
+    return (
+        random_span(kind, stream, least=5, most=9) if kind == "noise" else random_span(kind, stream)
+    )
 
 
 def draw_mixture(stream: Stream, *, settled_second: bool) -> Mixture:

@@ -74,7 +74,7 @@ def _asked(
     if kind == "ask_kind":
         return _any_sound(language, stream)
     sound = draw_sound(pick(stream, _SOUND_OF[kind]), stream)
-    audio = levelled(render(sound, random_span(stream), stream), stream)
+    audio = levelled(render(sound, random_span(sound.kind, stream), stream), stream)
     answer, choices = _fact(kind, sound, language)
     return audio, None, Reply(answer=answer, choices=choices, about=sound)
 
@@ -86,7 +86,7 @@ def _any_sound(language: Language, stream: Stream) -> tuple[Wave, None, Reply]:
         speech, audio = _speech(stream)
         return audio, None, Reply(answer=language.kinds[heard], choices=choices, about=speech)
     sound = draw_sound(heard, stream)
-    audio = levelled(render(sound, random_span(stream), stream), stream)
+    audio = levelled(render(sound, random_span(sound.kind, stream), stream), stream)
     return audio, None, Reply(answer=language.kinds[heard], choices=choices, about=sound)
 
 

@@ -24,6 +24,7 @@ from omni_rt.export.miniature.data.clip import (
 from omni_rt.export.miniature.data.sounds import (
     ADDED_LENGTH_S,
     ADDED_ONSET_S,
+    CLICK_HZ,
     QUALITIES,
     Arpeggio,
     Chirp,
@@ -53,10 +54,15 @@ class Span:
 ADDED_SPAN = Span(onset_s=ADDED_ONSET_S, length_s=ADDED_LENGTH_S)
 
 
-def random_span(stream: Stream, *, least: int = 10, most: int = 14) -> Span:
-    """So many steps, somewhere in the clip."""
+def random_span(kind: str, stream: Stream, *, least: int = 10, most: int = 14) -> Span:
+    """So many steps, somewhere in the clip; a chirp's begin with it.
+
+    What has an order in time is hard to learn where its beginning is random: that is settled while
+    the order is audible in the noise already, so that the caption comes too late to decide it.
+    """
     steps = int(stream.randint(least, most + 1))
-    return Span(onset_s=random_onset_s(stream, steps), length_s=steps * STEP_S)
+    onset_s = 0.0 if kind == Chirp.kind else random_onset_s(stream, steps)
+    return Span(onset_s=onset_s, length_s=steps * STEP_S)
 
 
 def levelled(wave: Wave, stream: Stream) -> Wave:
@@ -67,20 +73,20 @@ def levelled(wave: Wave, stream: Stream) -> Wave:
 def render(sound: Sound, span: Span, stream: Stream) -> Wave:
     """A clip [CLIP_SAMPLES] of the sound at its kind's level."""
     if isinstance(sound, Clicks):
-        return _clicks(sound, stream)
+        return render_clicks(sound, stream)
     samples = samples_of(span.length_s)
     if isinstance(sound, Noise):
         wave = waves.noise(sound.colour, samples, stream) * np.float32(NOISE_RMS)
         return placed(faded(wave, attack_s=0.02, release_s=0.03), span.onset_s)
     if isinstance(sound, Arpeggio):
-        return _arpeggio(sound, stream)
+        return _arpeggio(sound)
     wave = _sustained(sound, samples, span.onset_s, stream) * np.float32(TONE_RMS)
     return placed(faded(wave, attack_s=0.02, release_s=0.06), span.onset_s)
 
 
-def _clicks(sound: Clicks, stream: Stream) -> Wave:
+def render_clicks(sound: Clicks, stream: Stream) -> Wave:
     """Bursts that are alike but for their loudness (±2 dB)."""
-    burst = waves.click(sound.hz, _CLICK_DECAY_S, samples_of(stream.uniform(*_CLICK_S)))
+    burst = waves.click(CLICK_HZ, _CLICK_DECAY_S, samples_of(stream.uniform(*_CLICK_S)))
     clip = np.zeros(CLIP_SAMPLES, dtype=np.float32)
     for onset_s in sound.onsets_s:
         start = samples_of(onset_s)
@@ -103,15 +109,14 @@ def _sustained(sound: Note | Chirp | Chord, samples: int, onset_s: float, stream
     return wave
 
 
-def _arpeggio(sound: Arpeggio, stream: Stream) -> Wave:
-    """Root, third, fifth and octave, or the other way round, each as long."""
+def _arpeggio(sound: Arpeggio) -> Wave:
+    """Root, third, fifth and octave, or the other way round, each as long, from the start."""
     steps = (*QUALITIES[sound.quality], 12)
-    onset_s = random_onset_s(stream, _ARPEGGIO_NOTE_STEPS * len(steps))
     part = _ARPEGGIO_NOTE_STEPS * STEP_SAMPLES
     ordered = steps if sound.rising else steps[::-1]
     notes = []
     for i, step in enumerate(ordered):
-        hz, at_s = pitch_hz(sound.root + step, 4), onset_s + i * part / RATE_HZ
-        note = waves.tone(waves.ORGAN, hz, part, onset_s=at_s)
+        hz = pitch_hz(sound.root + step, 4)
+        note = waves.tone(waves.ORGAN, hz, part, onset_s=i * part / RATE_HZ)
         notes.append(faded(note, attack_s=0.01, release_s=0.05))
-    return placed(np.concatenate(notes) * np.float32(TONE_RMS), onset_s)
+    return placed(np.concatenate(notes) * np.float32(TONE_RMS), 0.0)

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-import numpy as np
-
-from omni_rt.export.miniature.data.clip import STEP_S, STEPS, Stream, pick
+from omni_rt.export.miniature.data.clip import STEP_S, Stream, pick
 from omni_rt.export.miniature.data.waves import COLOURS, SHAPES
 
 OCTAVES = (4, 5)
 QUALITIES = {"major": (0, 4, 7), "minor": (0, 3, 7), "dim": (0, 3, 6), "sus": (0, 5, 7)}
 MOST_CLICKS = 6
-CLICK_HZ = (1_000.0, 1_250.0, 1_500.0)
-SWEEPS_FROM_HZ, SWEEPS_BY = (220.0, 330.0, 440.0), (3.0, 6.0)
+CLICK_HZ = 1_200.0
+_CLICK_GAP_STEPS, _LATEST_CLICK_STEP = 2, 2
+_SWEEP_HZ = (300.0, 1_500.0)
 
-ADDED_ONSET_S, ADDED_LENGTH_S = 2 * STEP_S, 11 * STEP_S  # an added sound comes at a known time
-_ADDED_CLICK_GAP_S = 2 * STEP_S
-_ADDED_SWEEP_HZ = (300.0, 1500.0)
-_ADDED_CLICK_HZ = 1_200.0
+# An added sound comes at a known time.
+_ADDED_STEP = 2
+ADDED_ONSET_S, ADDED_LENGTH_S = _ADDED_STEP * STEP_S, 11 * STEP_S
 
 
 # Periods in a step, C to B of octave 3, within 28 cents of equal temperament. Every pitch is a
@@ -59,7 +57,6 @@ class Chirp:
 class Clicks:
     kind: ClassVar[str] = "clicks"
     onsets_s: tuple[float, ...]
-    hz: float  # of the burst
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +90,7 @@ def draw_sound(kind: str, stream: Stream, *, settled: bool = False) -> Sound:
             pitch=int(stream.randint(12)), octave=pick(stream, OCTAVES), shape=pick(stream, SHAPES)
         )
     if kind == "chirp":
-        return _chirp(stream, settled)
+        return _chirp(stream)
     if kind == "clicks":
         return _clicks(1 + int(stream.randint(MOST_CLICKS)), stream, settled)
     if kind == "noise":
@@ -105,17 +102,16 @@ def draw_sound(kind: str, stream: Stream, *, settled: bool = False) -> Sound:
     return Arpeggio(root=root, quality=quality, rising=bool(stream.randint(2)))
 
 
-def _chirp(stream: Stream, settled: bool) -> Chirp:
-    low = pick(stream, SWEEPS_FROM_HZ)
-    low, high = _ADDED_SWEEP_HZ if settled else (low, low * pick(stream, SWEEPS_BY))
+def _chirp(stream: Stream) -> Chirp:
+    low, high = _SWEEP_HZ
     if stream.randint(2):
         return Chirp(start_hz=low, end_hz=high)
     return Chirp(start_hz=high, end_hz=low)
 
 
 def _clicks(count: int, stream: Stream, settled: bool) -> Clicks:
-    if settled:
-        even = tuple(ADDED_ONSET_S + _ADDED_CLICK_GAP_S * step for step in range(count))
-        return Clicks(onsets_s=even, hz=_ADDED_CLICK_HZ)
-    steps = np.sort(stream.permutation(STEPS)[:count])
-    return Clicks(onsets_s=tuple(int(step) * STEP_S for step in steps), hz=pick(stream, CLICK_HZ))
+    """Evenly spaced. At times of their own, how many there are is settled one click at a time."""
+    first = _ADDED_STEP if settled else int(stream.randint(_LATEST_CLICK_STEP + 1))
+    return Clicks(
+        onsets_s=tuple((first + _CLICK_GAP_STEPS * click) * STEP_S for click in range(count))
+    )

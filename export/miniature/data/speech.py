@@ -1,4 +1,4 @@
-"""Strings of syllables, spoken by one of six voices."""
+"""Strings of syllables, spoken by one of four voices."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from omni_rt.export.miniature.data.formants import (
 
 SYLLABLES = tuple(c + v for c, v in product(CONSONANTS, VOWELS))
 TRANSCRIPT_CHARACTERS = (" ", ".", *sorted({*CONSONANTS, *VOWELS}))  # a vocabulary begins with " "
-PITCHES_HZ = (105.0, 150.0, 215.0)
+PITCHES_HZ = (105.0, 150.0)
 FORMANTS = (0.86, 1.12)
 VOICES = tuple(Voice(pitch_hz=p, formants=f) for p, f in product(PITCHES_HZ, FORMANTS))
+DEFAULT_VOICE = 0
 
 _SYLLABLE_STEPS = 2
 _PROMPT_SYLLABLES = 2
 VOICE_CLIP_S = _PROMPT_SYLLABLES * _SYLLABLE_STEPS * STEP_S
-_GLIDES = (-0.04, 0.04)
-VARIANTS = len(_GLIDES)
-_TABLE_SEED = 20_260
+_GLIDE = -0.04
+_TABLE_SEED, _RENDITION = 20_260, 0
 SPEECH_RMS = 0.2
 
 
@@ -53,11 +53,10 @@ class Speech:
 
 
 @lru_cache(maxsize=512)
-def spoken(name: str, voice: int, variant: int) -> Wave:
+def spoken(name: str, voice: int) -> Wave:
     """A syllable [1600] as the table has it: the same in every process."""
-    seed = (_TABLE_SEED, SYLLABLES.index(name), voice, variant)
-    stream = np.random.RandomState(list(seed))
-    return syllable(name[0], name[1], VOICES[voice], glide=_GLIDES[variant], stream=stream)
+    stream = np.random.RandomState([_TABLE_SEED, SYLLABLES.index(name), voice, _RENDITION])
+    return syllable(name[0], name[1], VOICES[voice], glide=_GLIDE, stream=stream)
 
 
 def draw_words(stream: Stream, *, least: int = 2, most: int = 5) -> tuple[str, ...]:
@@ -70,7 +69,7 @@ def speak(speech: Speech, onset_s: float, stream: Stream) -> Wave:
     pieces: list[Wave] = []
     for name in speech.syllables:
         loudness = SPEECH_RMS * 10 ** (stream.uniform(-1.5, 1.5) / 20)
-        wave = spoken(name, speech.voice, int(stream.randint(VARIANTS)))
+        wave = spoken(name, speech.voice)
         pause = _SYLLABLE_STEPS * STEP_SAMPLES - len(wave)
         pieces.append(np.pad(wave * np.float32(loudness), (0, pause)))
     return placed(np.concatenate(pieces), onset_s)

@@ -13,7 +13,6 @@ from omni_rt.export.miniature.data.speech import (
     FORMANTS,
     PITCHES_HZ,
     SYLLABLES,
-    VARIANTS,
     VOICES,
     spoken,
 )
@@ -68,16 +67,13 @@ def _features(clip: Wave) -> Floats | None:
 
 @lru_cache(maxsize=8)
 def _templates(voice: int) -> Floats:
-    """[syllables, frames · bands]: the mean over a syllable's variants."""
+    """[syllables, frames · bands]."""
     rows = []
     for name in SYLLABLES:
-        variants = []
-        for variant in range(VARIANTS):
-            power = spectrogram(spoken(name, voice, variant), size=_SIZE, hop=_HOP)[:, 1:]
-            bands = power.reshape(len(power), -1, 2).mean(axis=2)[:_SYLLABLE_FRAMES]
-            loud = float(np.percentile(bands.mean(axis=1), 75))
-            variants.append(np.log(bands / loud + _FLOOR))
-        rows.append(np.mean(variants, axis=0).ravel())
+        power = spectrogram(spoken(name, voice), size=_SIZE, hop=_HOP)[:, 1:]
+        bands = power.reshape(len(power), -1, 2).mean(axis=2)[:_SYLLABLE_FRAMES]
+        loud = float(np.percentile(bands.mean(axis=1), 75))
+        rows.append(np.log(bands / loud + _FLOOR).ravel())
     return np.stack(rows)
 
 

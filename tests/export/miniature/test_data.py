@@ -21,6 +21,9 @@ from omni_rt.export.miniature.data import (
     draw,
     draw_any,
 )
+from omni_rt.export.miniature.data.clip import STEP_S, STEP_SAMPLES
+from omni_rt.export.miniature.data.sounds import Clicks
+from omni_rt.export.miniature.data.speech import DEFAULT_VOICE, Speech
 from omni_rt.tasks import EDITING, GENERATION
 from tests.export.miniature.results import examples, stream, target
 
@@ -89,6 +92,34 @@ def test_a_voice_example_begins_with_its_voice_clip() -> None:
     for example in examples("voice_conversion", 20):
         assert example.voice is not None
         assert np.array_equal(target(example)[: len(example.voice)], example.voice)
+
+
+def test_what_has_an_order_begins_with_the_clip() -> None:
+    """Words after a voice prompt begin where it ends."""
+    for kind in ("chirp", "arpeggio", "speech"):
+        assert all(np.abs(target(example)[:STEP_SAMPLES]).any() for example in examples(kind, 20))
+    for kind in ("voice_speech", "voice_conversion"):
+        for example in examples(kind, 20):
+            assert example.voice is not None
+            begun = target(example)[len(example.voice) :][:STEP_SAMPLES]
+            assert np.abs(begun).any()
+
+
+def test_without_a_voice_the_same_one_speaks() -> None:
+    for example in examples("speech", 20):
+        assert isinstance(example.truth, Speech)
+        assert example.truth.voice == DEFAULT_VOICE
+
+
+def test_clicks_are_evenly_spaced() -> None:
+    counts = set()
+    for example in examples("clicks", 60):
+        assert isinstance(example.truth, Clicks)
+        onsets_s = np.array(example.truth.onsets_s)
+        assert np.allclose(np.diff(onsets_s), 2 * STEP_S)
+        assert onsets_s[0] <= 2 * STEP_S
+        counts.add(len(onsets_s))
+    assert counts == {1, 2, 3, 4, 5, 6}
 
 
 def test_kinds_are_drawn_as_often_as_their_weights_say() -> None:
