@@ -10,41 +10,27 @@ import torch
 
 from omni_rt import Session
 from omni_rt.export.build import export_bundle
-from omni_rt.export.contract import THINKER
 from omni_rt.export.miniature import checkpoint
-from omni_rt.export.miniature.checkpoint import MODEL_FILE, SYNCHFORMER_FILE, put
+from omni_rt.export.miniature.checkpoint import SYNCHFORMER_FILE
 from omni_rt.export.miniature.conditioning import Senses, context_of, low_level_of, sync_segments
-from omni_rt.export.miniature.config import COND_WIDTH, MEL_TOKENS, SYNC_TOKENS, TRANSCRIPT_TOKENS
+from omni_rt.export.miniature.config import (
+    COND_WIDTH,
+    LATENT_CHANNELS,
+    LATENTS,
+    MEL_TOKENS,
+    SYNC_TOKENS,
+    TRANSCRIPT_TOKENS,
+)
 from omni_rt.export.miniature.data import draw
 from omni_rt.export.miniature.film import write_film
 from omni_rt.export.miniature.fit_vae import fitted_vae, read_matrix
 from omni_rt.export.miniature.model import new_model, new_synchformer
 from omni_rt.export.miniature.parts import trained_thinker
 from omni_rt.export.miniature.requests import request_of
-from omni_rt.export.miniature.thinker import TrainableThinker
 from omni_rt.export.miniature.train_synchformer import tubelet_colours
 from omni_rt.export.miniature.train_transformer import drawn_times, flow_losses, latents_of
-from omni_rt.export.reference.model import AUTOENCODER
 from omni_rt.export.reference.synchformer import VISUAL
-from omni_rt.export.reference.thinker_files import thinker_shapes
 from omni_rt.metrics import rel_l2
-
-
-@pytest.fixture(scope="module")
-def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature before any training, as a checkpoint's folder."""
-    folder = tmp_path_factory.mktemp("miniature") / "checkpoint"
-    checkpoint.write_texts(folder)
-    torch.manual_seed(0)
-    model = folder / MODEL_FILE
-    put(new_model(), "", model, part="transformer", facts={})
-    put(fitted_vae(0, clips=200), AUTOENCODER, model, part="vae", facts={})
-    thinker = TrainableThinker(checkpoint.words_of(folder).sizes)
-    shapes = thinker_shapes(thinker.sizes)
-    put(thinker, THINKER, model, part="thinker", facts={}, shapes=shapes)
-    path = folder / SYNCHFORMER_FILE
-    put(new_synchformer(), VISUAL, path, part="synchformer", facts={})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +108,29 @@ def test_the_velocity_begins_as_x_and_learning_makes_it_better(senses: Senses) -
         loss.backward()
         optimiser.step()
     assert loss < before
+
+
+def test_a_video_is_watched_once(senses: Senses, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = draw("flashes", np.random.RandomState(3))
+    first = senses.conditions([example])
+    monkeypatch.setattr(Senses, "_sync", None)
+    again = senses.conditions([example, draw("note", np.random.RandomState(3))])
+    assert torch.equal(first.sync[0], again.sync[0])
+    assert torch.equal(first.hidden[0], again.hidden[0])
+    assert not again.sync[1].any()
+
+
+def test_softer_sounds_count_more(senses: Senses) -> None:
+    """By what is in the latents: an error counts q / (q + e), where e is their mean square."""
+    torch.manual_seed(0)
+    model, example = new_model(), draw("note", np.random.RandomState(2))
+    conditions = senses.conditions([example])
+    latents = torch.randn(1, LATENT_CHANNELS, LATENTS)
+    for loudness in (0.0, 0.2, 4.0):
+        scaled = latents * (loudness / latents.square().mean()) ** 0.5
+        losses = flow_losses(model, scaled, conditions)
+        wanted = float(losses["error"].detach()) * 0.2 / (0.2 + loudness)
+        assert float(losses["loss"].detach()) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_rows_of_the_synchformer_and_colours_of_tubelets_go_together() -> None:
