@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from omni_rt.contract import SYNC_SEGMENT_FRAMES, sync_starts
 from omni_rt.export.config import parse_config
@@ -20,9 +20,10 @@ from omni_rt.export.miniature.config import (
 )
 from omni_rt.export.miniature.data import RATE_HZ, video
 from omni_rt.export.miniature.data.speech import TRANSCRIPT_CHARACTERS
+from omni_rt.export.miniature.in_step import attend_in_step
 from omni_rt.export.random_checkpoint import sizes_for
 from omni_rt.export.reference.conditioners import SpeechPrompt, SyncFeature
-from omni_rt.export.reference.dit import Block, LayerNorm, RotaryAngles, Transformer
+from omni_rt.export.reference.dit import LayerNorm, RotaryAngles, Transformer
 from omni_rt.export.reference.model import AudioOmni, ModelSizes
 from omni_rt.export.reference.synchformer import Synchformer, SynchformerSizes
 
@@ -33,10 +34,6 @@ _NOISE_SHARE = 0.3  # RMS at which latents enter the residual stream, where all 
 _LEAK = 0.02  # of what blocks first write to where the velocity is read
 _SEEN_S = 0.1  # how far from its moment a token sees at first
 _RAMP = 3.0  # beside rows of RMS about 1: 32 moments have to be told apart
-_CONSTANT = 3.0  # the length of what the first block writes everywhere
-_LOUDNESS = (1.2, 1.6)  # about: the RMS of what the second and the third block read
-_SHARES = (0.22, 0.18, 0.12, 0.1, 0.13, 0.15, 0.1)  # of the frequencies, in how near a token is
-_SHARPNESS = 24.0  # logits
 
 
 def miniature_sizes() -> ModelSizes:
@@ -109,7 +106,7 @@ def new_model() -> AudioOmni:
     nn.init.eye_(mel.proj_sequence_features.weight)
     nn.init.constant_(mel.proj_sequence_features.bias, -_LOG_MEL_MEAN)
     _see_in_step(model.sync_feature)
-    attend_in_step(dit.transformer)
+    attend_in_step(dit.transformer, (2 * LATENTS, LATENTS))
     return model
 
 
@@ -129,43 +126,6 @@ def _see_in_step(sync: SyncFeature) -> None:
     near = (1 - (latents_s[:, None] - rows_s).abs() / _SEEN_S).clamp(min=1e-3)
     sync.dim_project.weight.copy_(near / near.sum(dim=1, keepdim=True))
     sync.dim_project.bias.copy_(torch.linspace(-_RAMP, _RAMP, LATENTS))
-
-
-@torch.no_grad()
-def attend_in_step(transformer: Transformer) -> None:
-    """Let two heads of every block but the first begin by looking at their own moment's tokens.
-
-    The first head attends to the video's token of a latent, the second to the sound's: N and N/2
-    tokens before it, wherever it is. Such attention needs queries and keys that are the same
-    everywhere: the first block writes a constant, which noise does not reach.
-    """
-    first, *others = transformer.layers
-    assert isinstance(first, Block)
-    constant = torch.linalg.svd(transformer.project_in.weight).U[:, -1]
-    bias = first.ff.ff["2"].bias
-    bias.sub_(constant * (constant @ bias)).add_(_CONSTANT * constant)
-    for layer, loudness in zip(others, _LOUDNESS, strict=True):
-        assert isinstance(layer, Block)
-        read = constant * loudness / _CONSTANT / layer.pre_norm.gamma
-        width = layer.self_attn.to_qkv.in_features // layer.self_attn.heads
-        queries, keys, _ = layer.self_attn.to_qkv.weight.chunk(3)
-        for head, distance in enumerate((2 * LATENTS, LATENTS)):
-            query, key = _looking_back(distance, width, transformer.rotary_pos_emb.inv_freq)
-            own = slice(head * width, (head + 1) * width)
-            queries[own] = query[:, None] * read
-            keys[own] = key[:, None] * read
-
-
-def _looking_back(distance: int, width: int, hz: Tensor) -> tuple[Tensor, Tensor]:
-    """A query and a key [width] whose product is the larger, the nearer they are to a distance."""
-    shares = torch.zeros_like(hz)
-    shares[: len(_SHARES)] = torch.tensor(_SHARES)
-    size = (_SHARPNESS * width**0.5 * shares).sqrt()
-    angle = distance * hz
-    rest = torch.zeros(width - 2 * len(hz))
-    query = torch.cat([size, torch.zeros_like(size), rest])
-    key = torch.cat([size * angle.cos(), size * angle.sin(), rest])
-    return query, key
 
 
 def _read_in_order(speech: SpeechPrompt) -> None:
