@@ -26,7 +26,7 @@ from omni_rt.export.reference.model import AudioOmni
 NAME = "transformer"
 _BATCH, _DRAWS = 16, 2
 _EARLY_LOGIT, _EARLY_SPREAD, _EARLY_SHARE = 1.0, 1.2, 0.85
-_QUIET = 0.2  # latents' mean square below which softer sounds no longer count more
+_QUIET = 0.5  # latents' mean square below which softer sounds no longer count more
 _WATCHED, _VIDEOS = ("flashes", "scene"), 512  # kinds with a video, and how many there are of each
 _DROPPED_SHARE = 0.1  # of contexts, so that guidance has something to be guided from
 _FIRST = {kind: AUDIO_WEIGHTS[kind] for kind in ("note", "chord", "chirp")}

@@ -30,23 +30,23 @@ KINDS = tuple(_DRAW)
 QUESTION_KINDS = tuple(ENGLISH.questions)
 AUDIO_KINDS = tuple(kind for kind in KINDS if kind not in QUESTION_KINDS)
 
-# How often a kind is drawn to train on: edits and speech, the hardest, are more than half.
+# How often a kind is drawn to train on: the hardest, edits and arpeggios, are more than half.
 AUDIO_WEIGHTS: Mapping[str, float] = {
-    "note": 0.04,
-    "chirp": 0.03,
-    "clicks": 0.05,
-    "noise": 0.03,
-    "chord": 0.04,
-    "arpeggio": 0.06,
-    "add": 0.09,
-    "remove": 0.11,
-    "extract": 0.12,
-    "style": 0.06,
-    "speech": 0.13,
-    "voice_speech": 0.07,
-    "voice_conversion": 0.07,
-    "flashes": 0.06,
-    "scene": 0.04,
+    "note": 0.07,
+    "chirp": 0.02,
+    "clicks": 0.09,
+    "noise": 0.02,
+    "chord": 0.05,
+    "arpeggio": 0.1,
+    "add": 0.11,
+    "remove": 0.13,
+    "extract": 0.11,
+    "style": 0.08,
+    "speech": 0.07,
+    "voice_speech": 0.06,
+    "voice_conversion": 0.04,
+    "flashes": 0.04,
+    "scene": 0.01,
 }
 QUESTION_WEIGHTS: Mapping[str, float] = dict.fromkeys(QUESTION_KINDS, 1.0)
 

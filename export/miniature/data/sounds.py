@@ -12,7 +12,7 @@ OCTAVES = (4, 5)
 QUALITIES = {"major": (0, 4, 7), "minor": (0, 3, 7), "dim": (0, 3, 6), "sus": (0, 5, 7)}
 MOST_CLICKS = 6
 CLICK_HZ = 1_200.0
-_CLICK_GAP_STEPS, _LATEST_CLICK_STEP = 2, 2
+_CLICK_GAP_STEPS = 2
 _SWEEP_HZ = (300.0, 1_500.0)
 
 # An added sound comes at a known time.
@@ -92,7 +92,7 @@ def draw_sound(kind: str, stream: Stream, *, settled: bool = False) -> Sound:
     if kind == "chirp":
         return _chirp(stream)
     if kind == "clicks":
-        return _clicks(1 + int(stream.randint(MOST_CLICKS)), stream, settled)
+        return _clicks(1 + int(stream.randint(MOST_CLICKS)), settled)
     if kind == "noise":
         return Noise(colour=pick(stream, COLOURS))
     root, quality = int(stream.randint(12)), pick(stream, tuple(QUALITIES))
@@ -109,9 +109,9 @@ def _chirp(stream: Stream) -> Chirp:
     return Chirp(start_hz=high, end_hz=low)
 
 
-def _clicks(count: int, stream: Stream, settled: bool) -> Clicks:
-    """Evenly spaced. At times of their own, how many there are is settled one click at a time."""
-    first = _ADDED_STEP if settled else int(stream.randint(_LATEST_CLICK_STEP + 1))
+def _clicks(count: int, settled: bool) -> Clicks:
+    """Evenly spaced: at any time, how many there are is settled one click at a time."""
+    first = _ADDED_STEP if settled else 0
     return Clicks(
         onsets_s=tuple((first + _CLICK_GAP_STEPS * click) * STEP_S for click in range(count))
     )
