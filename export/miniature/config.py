@@ -19,7 +19,7 @@ WIDTH, DEPTH, HEADS = 256, 3, 4
 COND_WIDTH = 128
 HIDDEN_WIDTH = 128
 CONTEXT_TOKENS = 64
-GUIDANCE = 2.0  # by validation (docs/MINIATURE.md)
+GUIDANCE = 1.5  # by validation (docs/MINIATURE.md)
 THINKER_LAYER = -2  # whose states condition the transformer, from the last
 # A token of each sense for each latent, at a constant distance: attention finds its own moment.
 LATENTS = CLIP_SAMPLES // DOWNSAMPLING

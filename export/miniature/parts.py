@@ -198,7 +198,7 @@ class Synchformer(TrainedPart):
 
 
 class Transformer(TrainedPart):
-    name, default_steps = "transformer", 7_800
+    name, default_steps = "transformer", 5_600
     measure, floor = "", 0.0
 
     def __init__(self, states: Path, trained: Path, *, steps: int, seed: int) -> None:
