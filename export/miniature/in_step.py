@@ -34,13 +34,13 @@ def attend_in_step(transformer: Transformer, distances: Sequence[int]) -> None:
         width = layer.self_attn.to_qkv.in_features // layer.self_attn.heads
         queries, keys, _ = layer.self_attn.to_qkv.weight.chunk(3)
         for head, distance in enumerate(distances):
-            query, key = _looking_back(distance, width, transformer.rotary_pos_emb.inv_freq)
+            query, key = looking_back(distance, width, transformer.rotary_pos_emb.inv_freq)
             own = slice(head * width, (head + 1) * width)
             queries[own] = query[:, None] * read
             keys[own] = key[:, None] * read
 
 
-def _looking_back(distance: int, width: int, radians: Tensor) -> tuple[Tensor, Tensor]:
+def looking_back(distance: int, width: int, radians: Tensor) -> tuple[Tensor, Tensor]:
     """A query and a key [width] whose product is the larger, the nearer they are to a distance."""
     shares = torch.zeros_like(radians)
     shares[: len(_SHARES)] = torch.tensor(_SHARES)
