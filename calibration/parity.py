@@ -23,6 +23,7 @@ _MOST_BYTES = 2 << 20  # of a call that a bundle carries
 # Not rounded, and as well measured by the unrounded bundle's small synthetic inputs.
 _SYNTHETIC = ("vae_encoder", "vae_decoder")
 _OF_ONE_CASE = ("context", "signal", "dit_step")  # the step takes the others' outputs
+_ALIKE = (("grids",), ("chunks",))  # first axes of towers: one element measures as much as all
 
 
 def write_parity(
@@ -104,10 +105,13 @@ def _small_pictures(recorder: Recorder, call: Recorded) -> Mapping[str, NDArray[
 
 def _arrays(call: Recorded, spec: GraphSpec, stage: str) -> dict[str, NDArray[np.generic]]:
     """A call by the graph's ports; a step's keys and values are `context`'s."""
-    names = [port.name for port in (*spec.inputs, *spec.outputs)]
+    ports = [*spec.inputs, *spec.outputs]
     if stage == "dit_step":
-        names = [name for name in names if name[:2] not in ("k_", "v_")]
-    return {name: call.arrays[name] for name in names}
+        ports = [port for port in ports if port.name[:2] not in ("k_", "v_")]
+    return {
+        port.name: call.arrays[port.name][: 1 if port.shape[:1] in _ALIKE else None]
+        for port in ports
+    }
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

@@ -46,7 +46,8 @@ def rfft(frames: Tensor, table: Tensor) -> Complex:
     `table` is `twiddles(size)`.
     """
     count, size = frames.shape
-    x: Complex = (frames.reshape(count, size, 1), torch.zeros_like(frames).reshape(count, size, 1))
+    real = frames.reshape(count, size, 1)
+    x: Complex = (real, real - real)  # zeros that no exporter stores as a constant
     remaining = size
     while remaining > 1:
         radix = 4 if remaining % 4 == 0 else 2

@@ -32,6 +32,7 @@ from omni_rt.export.reference.dit import (
     RotaryAngles,
     merge_heads,
     split_heads,
+    tokens_made,
     two_layer,
 )
 from omni_rt.export.spectrum import check_fft_size, frames_of, rfft, twiddles
@@ -150,8 +151,7 @@ class DitStep(nn.Module):
     ) -> Tensor:
         """X [R,C,L], t [R], prepend [R,N,D], context_bias [Q,1,1,P] → v [R,C,L].
 
-        cache: keys and values k_00, v_00, k_01 … of the layers, [Q,H,P,d] each. The last block is
-        spared the prepended tokens, which nothing reads after it.
+        cache: keys and values k_00, v_00, k_01 … of the layers, [Q,H,P,d] each.
         """
         transformer = self.transformer
         tau = self.to_timestep_embed(self.timestep_features(t))[:, None]
@@ -159,9 +159,9 @@ class DitStep(nn.Module):
         tokens = torch.cat([prepend + tau, transformer.project_in(x.transpose(1, 2))], dim=1)
         angles = transformer.rotary_pos_emb(tokens.shape[1])
         turned = (angles.cos(), angles.sin())
-        kept = [tokens.shape[1]] * (len(transformer.layers) - 1) + [x.shape[2]]
+        made = tokens_made(tokens.shape[1], x.shape[2], depth=len(transformer.layers))
         for layer, k, v, last in zip(
-            transformer.layers, cache[::2], cache[1::2], kept, strict=True
+            transformer.layers, cache[::2], cache[1::2], made, strict=True
         ):
             tokens = layer(tokens, turned, k, v, context_bias, last=last)
         y = transformer.project_out(tokens).transpose(1, 2)

@@ -78,8 +78,7 @@ def train(
         if begin_with is not None and run.step == 0:
             run.begin_with(begin_with, terminal.note)
         run.train(terminal.note)
-        begun = "" if begin_with is None else f" --begin-with {begin_with}"
-        _finish(run, out, count, floor, _command(run) + begun)
+        _finish(run, out, count, floor, _command(run))
 
 
 @app.command()
@@ -103,7 +102,8 @@ def put(
 
 def _command(run: Part) -> str:
     steps = f" --steps {run.steps}" if run.steps else ""
-    return f"train {run.name}{steps} --seed {run.seed}"
+    begun = " --begin-with CHECKPOINT" if run.before else ""
+    return f"train {run.name}{steps} --seed {run.seed}{begun}"
 
 
 def _run(
@@ -133,6 +133,7 @@ def _finish(run: Part, out: Path, count: int, floor: float | None, told: str) ->
     facts = {
         "command": f"python -m omni_rt.export.miniature {told}",
         "hours": f"{run.hours:.2f}",
+        **({"before": run.before} if run.before else {}),
     }
     draft = run.states / f"{run.name}.draft"  # parts may be trained side by side
     shutil.rmtree(draft, ignore_errors=True)

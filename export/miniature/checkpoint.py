@@ -114,6 +114,13 @@ def put(
         save_file(dict(sorted(tensors.items())), draft, metadata=header)
 
 
+def facts_of(path: Path, part: str) -> dict[str, str]:
+    """How a part in a file was made, as `put` was told."""
+    _, header = _read(path)
+    start = f"{part}."
+    return {key.removeprefix(start): v for key, v in header.items() if key.startswith(start)}
+
+
 def get(module: nn.Module, prefix: str, path: Path) -> None:
     """Fill a module of the same configuration from a file, and freeze it.
 

@@ -62,6 +62,11 @@ class Part(ABC):
     def hours(self) -> float:
         """How long they took, of all runs together."""
 
+    @property
+    def before(self) -> str:
+        """How the weights that it began with were made; empty for random ones."""
+        return ""
+
     @abstractmethod
     def resume(self) -> bool:
         """Go on from the state in the folder `states`, if there is one."""
@@ -135,6 +140,10 @@ class TrainedPart(Part):
     @property
     def hours(self) -> float:
         return self.training.elapsed_s / 3600
+
+    @property
+    def before(self) -> str:
+        return self.training.before
 
     def resume(self) -> bool:
         return self.training.resume()

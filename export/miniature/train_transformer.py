@@ -65,12 +65,16 @@ class TransformerTraining:
         return self.training.average
 
     def begin_with(self, folder: Path) -> None:
-        """Begin with a checkpoint's weights instead of random ones.
+        """Begin with a checkpoint's weights instead of random ones, and with all kinds at once.
 
         Raises ExportError if it has none or is of another configuration.
         """
-        checkpoint.get(self.average, "", folder / checkpoint.MODEL_FILE)
+        path = folder / checkpoint.MODEL_FILE
+        checkpoint.get(self.average, "", path)
         self.model.load_state_dict(self.average.state_dict())
+        facts = checkpoint.facts_of(path, NAME)
+        made = f"{facts.get('command', 'unknown')} ({facts.get('hours', '?')} h)"
+        self.training.before = "; ".join(filter(None, [facts.get("before"), made]))
 
     def run(self, tell: Callable[[str], None]) -> None:
         """Train to the end of the schedule."""
@@ -79,7 +83,8 @@ class TransformerTraining:
     def objective(self, stream: np.random.RandomState) -> Losses:
         """Losses of a drawn batch: the simplest kinds first, then all."""
         done = self.training.step / self.training.schedule.steps
-        weights = _FIRST if done < _FIRST_SHARE else AUDIO_WEIGHTS
+        first_share = 0.0 if self.training.before else _FIRST_SHARE
+        weights = _FIRST if done < first_share else AUDIO_WEIGHTS
         examples = [_drawn(stream, weights) for _ in range(_BATCH)]
         latents = latents_of(self._read, examples)
         return flow_losses(self.model, latents, self._senses.conditions(examples))

@@ -108,6 +108,7 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         self._state, self._log = folder / f"{name}.pt", folder / f"{name}.jsonl"
         self.elapsed_s = 0.0  # of all runs together
+        self.before = ""  # how the weights that it begins with were made; random ones if empty
         self.save_every_s = SAVE_EVERY_S
         self._saved_at = time.monotonic()
 
@@ -134,6 +135,7 @@ class Training:
         except (RuntimeError, KeyError, ValueError) as error:
             raise ExportError(f"{self._state} was trained with another configuration") from error
         self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])
+        self.before = str(state.get("before", ""))
         return True
 
     def save(self) -> None:
@@ -147,6 +149,7 @@ class Training:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "before": self.before,
         }
         draft = self._state.with_suffix(".partial")
         try:

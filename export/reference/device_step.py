@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni_rt.export.reference.dit import GatedLinear, merge_heads, split_heads
+from omni_rt.export.reference.dit import GatedLinear, merge_heads, split_heads, tokens_made
 from omni_rt.export.stages import DitStep, StepBlock, rotate_by
 
 E4M3 = torch.float8_e4m3fn
@@ -153,8 +153,8 @@ class DeviceStep(nn.Module):
         angles = self.rotary_pos_emb(tokens.shape[1])
         turned = (angles.cos(), angles.sin())
         bias, half = context_bias.bfloat16(), [part.bfloat16() for part in cache]
-        kept = [tokens.shape[1]] * (len(self.layers) - 1) + [x.shape[2]]
-        for layer, k, v, last in zip(self.layers, half[::2], half[1::2], kept, strict=True):
+        made = tokens_made(tokens.shape[1], x.shape[2], depth=len(self.layers))
+        for layer, k, v, last in zip(self.layers, half[::2], half[1::2], made, strict=True):
             tokens = layer(tokens, turned, k, v, bias, last=last)
         y = self.project_out(tokens).transpose(1, 2)
         return y + self.postprocess_conv(y)

@@ -210,20 +210,25 @@ class DiT(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor, mask: Tensor, low_level: Tensor
     ) -> Tensor:
-        """X [R,C,L], t [R], context [R,P,768], mask [R,P] bool, low_level [R,N,768] → v [R,C,L].
-
-        The last block is spared the prepended tokens, which nothing reads after it.
-        """
+        """X [R,C,L], t [R], context [R,P,768], mask [R,P] bool, low_level [R,N,768] → v [R,C,L]."""
         prepend = self.to_global_embed(low_level) + self.time_embedding(t)[:, None]
         x = x + self.preprocess_conv(x)
         tokens = torch.cat([prepend, self.transformer.project_in(x.transpose(1, 2))], dim=1)
         angles = self.transformer.rotary_pos_emb(tokens.shape[1])
         embedded = self.to_cond_embed(context)
-        kept = [tokens.shape[1]] * (self.sizes.depth - 1) + [x.shape[2]]
-        for layer, last in zip(self.transformer.layers, kept, strict=True):
+        made = tokens_made(tokens.shape[1], x.shape[2], depth=self.sizes.depth)
+        for layer, last in zip(self.transformer.layers, made, strict=True):
             tokens = layer(tokens, angles, embedded, mask, last)
         y = self.transformer.project_out(tokens).transpose(1, 2)
         return y + self.postprocess_conv(y)
+
+
+def tokens_made(tokens: int, latents: int, *, depth: int) -> list[int]:
+    """How many of the last tokens each block makes: all but the last block, then the latents'.
+
+    What the last block would make of the prepended tokens, nothing reads.
+    """
+    return [tokens] * (depth - 1) + [latents]
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:

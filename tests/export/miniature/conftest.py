@@ -23,7 +23,8 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint.write_texts(folder)
     torch.manual_seed(0)
     model = folder / MODEL_FILE
-    put(new_model(), "", model, part="transformer", facts={})
+    facts = {"command": "how it was made", "hours": "1.50"}
+    put(new_model(), "", model, part="transformer", facts=facts)
     put(fitted_vae(0, clips=200), AUTOENCODER, model, part="vae", facts={})
     thinker = TrainableThinker(checkpoint.words_of(folder).sizes)
     shapes = thinker_shapes(thinker.sizes)

@@ -113,6 +113,18 @@ def test_a_run_can_begin_with_a_checkpoint(tmp_path: Path, random_checkpoint: Pa
     assert run.step == 0
 
 
+def test_what_a_run_began_with_is_in_its_header_even_if_it_was_interrupted(
+    tmp_path: Path, random_checkpoint: Path
+) -> None:
+    first = Transformer(tmp_path, random_checkpoint, steps=10, seed=1)
+    first.begin_with(random_checkpoint, lambda _: None)
+    first.training.save()
+    run = Transformer(tmp_path, random_checkpoint, steps=10, seed=1)
+    assert run.before == ""
+    assert run.resume()
+    assert run.before == "how it was made (1.50 h)"
+
+
 def test_only_what_fits_can_be_begun_with(tmp_path: Path, random_checkpoint: Path) -> None:
     run = Transformer(tmp_path, random_checkpoint, steps=10, seed=1)
     with pytest.raises(ExportError, match="no checkpoint"):
