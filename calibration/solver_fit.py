@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from omni_rt.calibration.fields import Field
 from omni_rt.calibration.fine_path import FinePath, fine_path
-from omni_rt.calibration.grid_fit import fitted_grid
+from omni_rt.calibration.grid_fit import DENSITIES, fitted_grid
 from omni_rt.calibration.plan_errors import exact_latents, plan_error
 from omni_rt.calibration.row_fit import FittedRows, fit_rows
 from omni_rt.encode import Floats
@@ -135,17 +135,28 @@ def _plan(
     model: Model,
     cfg_scale: float,
 ) -> Candidate:
-    grid = (
-        tuple(uniform_grid(steps).tolist()) if spacing == "uniform" else fitted_grid(paths, steps)
-    )
-    try:
-        found = fit_rows(fields, paths, grid)
-    except DivergedError:
+    """Of several grids the one whose rows end nearest on the cases that they were fitted to."""
+    if spacing == "uniform":
+        grids = [tuple(uniform_grid(steps).tolist())]
+    else:
+        grids = [fitted_grid(paths, steps, density) for density in DENSITIES]
+    fits = [rows for grid in grids if (rows := _rows(fields, paths, grid)) is not None]
+    if not fits:
         return None
+    found = min(fits, key=lambda rows: rows.residuals[-1])
     plan = Plan(
         name=f"ls3-{steps}", rows=found.rows, grid=found.grid, model=model, cfg_scale=cfg_scale
     )
     return plan, found
+
+
+def _rows(
+    fields: Sequence[Field], paths: Sequence[FinePath], grid: Sequence[float]
+) -> FittedRows | None:
+    try:
+        return fit_rows(fields, paths, grid)
+    except DivergedError:
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omni_rt.calibration.fine_path import FinePath
-from omni_rt.calibration.grid_fit import fitted_grid
+from omni_rt.calibration.grid_fit import DENSITIES, Density, fitted_grid
 from omni_rt.plans import make_plan
 from tests.calibration.made_up_fields import SHAPE
 
@@ -43,12 +43,13 @@ def test_steps_are_short_where_the_velocity_bends(centre: float) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 7, 32])
-def test_a_fitted_grid_can_be_a_plans_and_has_no_step_beyond_two_uniform_ones(steps: int) -> None:
+@pytest.mark.parametrize("density", DENSITIES)
+def test_a_fitted_grid_can_be_a_plans_and_no_step_is_too_long(steps: int, density: Density) -> None:
     """One jump: all the bend there is at one place."""
-    grid = fitted_grid([path_of(lambda t: (t > 0.5).astype(float))], steps)
+    grid = fitted_grid([path_of(lambda t: (t > 0.5).astype(float))], steps, density)
     assert make_plan(f"ab2-{steps}", grid=grid).grid == grid
     # a fine interval is the least that a density is known for
-    assert -np.diff(grid).min() <= 2 / steps + 1 / 64
+    assert -np.diff(grid).min() <= 1 / (density.uniform_share * steps) + 1 / 64
 
 
 def test_cases_count_by_how_much_they_bend() -> None:
