@@ -33,9 +33,7 @@ DENSITIES = (
 )
 
 
-def fitted_grid(
-    paths: Sequence[FinePath], steps: int, density: Density = DENSITIES[0]
-) -> tuple[float, ...]:
+def fitted_grid(paths: Sequence[FinePath], steps: int, density: Density) -> tuple[float, ...]:
     """Times [steps + 1] from 1 to 0. `paths`: on one uniform grid of more than two steps.
 
     Uniform where the velocity bends evenly, or not at all.

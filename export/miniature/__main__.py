@@ -60,7 +60,8 @@ def train(
     begin_with: Annotated[
         Path | None,
         typer.Option(
-            help="A checkpoint's folder whose transformer to begin with instead of random weights. "
+            help="A checkpoint's folder whose transformer to begin with instead of random weights, "
+            "to practise edits mostly. "
             "A run that was interrupted goes on from its own state all the same."
         ),
     ] = None,

@@ -16,7 +16,7 @@ from omni_rt.export.miniature.conditioning import (
     context_of,
     low_level_of,
 )
-from omni_rt.export.miniature.data import AUDIO_WEIGHTS, Example, any_kind, draw
+from omni_rt.export.miniature.data import AUDIO_WEIGHTS, MOSTLY_EDITS, Example, any_kind, draw
 from omni_rt.export.miniature.fit_vae import heard_in, read_matrix
 from omni_rt.export.miniature.model import new_model
 from omni_rt.export.miniature.training import Losses, Schedule, Training
@@ -65,7 +65,7 @@ class TransformerTraining:
         return self.training.average
 
     def begin_with(self, folder: Path) -> None:
-        """Begin with a checkpoint's weights instead of random ones, and with all kinds at once.
+        """Begin with a checkpoint's weights instead of random ones, and practise edits mostly.
 
         Raises ExportError if it has none or is of another configuration.
         """
@@ -81,13 +81,17 @@ class TransformerTraining:
         self.training.run(self.objective, tell)
 
     def objective(self, stream: np.random.RandomState) -> Losses:
-        """Losses of a drawn batch: the simplest kinds first, then all."""
-        done = self.training.step / self.training.schedule.steps
-        first_share = 0.0 if self.training.before else _FIRST_SHARE
-        weights = _FIRST if done < first_share else AUDIO_WEIGHTS
-        examples = [_drawn(stream, weights) for _ in range(_BATCH)]
+        """Losses of a drawn batch."""
+        examples = [_drawn(stream, self._weights()) for _ in range(_BATCH)]
         latents = latents_of(self._read, examples)
         return flow_losses(self.model, latents, self._senses.conditions(examples))
+
+    def _weights(self) -> Mapping[str, float]:
+        """The simplest kinds first, then all; mostly edits where a run goes on from another."""
+        if self.training.before:
+            return MOSTLY_EDITS
+        done = self.training.step / self.training.schedule.steps
+        return _FIRST if done < _FIRST_SHARE else AUDIO_WEIGHTS
 
 
 def _drawn(stream: np.random.RandomState, weights: Mapping[str, float]) -> Example:

@@ -30,13 +30,13 @@ def test_what_bends_evenly_has_a_uniform_grid(
     velocity: Callable[[np.ndarray], np.ndarray], steps: int
 ) -> None:
     """t² up to what fp32 makes of its second differences, 2⁻²⁴ of 1 in 2·(1/64)²."""
-    grid = fitted_grid([path_of(velocity)], steps)
+    grid = fitted_grid([path_of(velocity)], steps, DENSITIES[0])
     assert np.allclose(grid, np.linspace(1, 0, steps + 1), rtol=0, atol=1e-4 if steps else 0)
 
 
 @pytest.mark.parametrize("centre", [0.2, 0.8])
 def test_steps_are_short_where_the_velocity_bends(centre: float) -> None:
-    grid = np.array(fitted_grid([path_of(lambda t: np.tanh(20 * (t - centre)))], 8))
+    grid = np.array(fitted_grid([path_of(lambda t: np.tanh(20 * (t - centre)))], 8, DENSITIES[0]))
     middles, steps = (grid[:-1] + grid[1:]) / 2, -np.diff(grid)
     near = np.abs(middles - centre) < 0.15
     assert steps[near].max() < steps[~near].min()
@@ -54,5 +54,5 @@ def test_a_fitted_grid_can_be_a_plans_and_no_step_is_too_long(steps: int, densit
 
 def test_cases_count_by_how_much_they_bend() -> None:
     straight, bent = path_of(lambda t: 0 * t), path_of(lambda t: np.tanh(20 * (t - 0.8)))
-    alone, both = (fitted_grid(paths, 8) for paths in ([bent], [straight, bent]))
+    alone, both = (fitted_grid(paths, 8, DENSITIES[0]) for paths in ([bent], [straight, bent]))
     assert np.allclose(alone, both)

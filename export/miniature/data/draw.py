@@ -30,8 +30,26 @@ KINDS = tuple(_DRAW)
 QUESTION_KINDS = tuple(ENGLISH.questions)
 AUDIO_KINDS = tuple(kind for kind in KINDS if kind not in QUESTION_KINDS)
 
-# How often a kind is drawn to train on: edits, the hardest, are two thirds.
+# How often a kind is drawn to train on: the hardest, edits and arpeggios, are more than half.
 AUDIO_WEIGHTS: Mapping[str, float] = {
+    "note": 0.07,
+    "chirp": 0.02,
+    "clicks": 0.09,
+    "noise": 0.02,
+    "chord": 0.05,
+    "arpeggio": 0.1,
+    "add": 0.11,
+    "remove": 0.13,
+    "extract": 0.11,
+    "style": 0.08,
+    "speech": 0.07,
+    "voice_speech": 0.06,
+    "voice_conversion": 0.04,
+    "flashes": 0.04,
+    "scene": 0.01,
+}
+# The same to go on with, once all else is right: edits, the hardest, are two thirds.
+MOSTLY_EDITS: Mapping[str, float] = {
     "note": 0.05,
     "chirp": 0.02,
     "clicks": 0.04,
