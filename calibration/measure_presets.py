@@ -13,7 +13,6 @@ from omni_rt.calibration.inputs import CalibrationSet, drawn_requests
 from omni_rt.calibration.preset_scores import (
     Scorer,
     audio_kinds,
-    made_folder,
     mean_drops,
     seed_points,
 )
@@ -25,6 +24,7 @@ from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.export.bundle_plans import size_bytes
 from omni_rt.export.bundle_presets import copy_with_presets, put_presets
+from omni_rt.export.miniature.kept_scores import made_folder
 from omni_rt.export.miniature.report import ScoreReport
 from omni_rt.export.miniature.scoring_run import Settings, check_count, check_model
 from omni_rt.export.pack import check_target
@@ -217,7 +217,7 @@ class _Job:
         scorer = Scorer(
             session=session,
             kinds=self._kinds,
-            engine=resolved(self._options.engine),
+            engine=self._options.engine,
             kept=self._options.kept_scores,
             progress=self._progress,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from omni_rt.cli_options import (
 from omni_rt.engines.registry import AUTO
 
 if TYPE_CHECKING:
+    from omni_rt.export.miniature.kept_scores import KeptScores
     from omni_rt.export.miniature.paired import Drop
     from omni_rt.export.miniature.report import Check, KindScores, ScoreReport
     from omni_rt.export.miniature.scoring_run import Settings
@@ -60,6 +62,13 @@ def score(
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps each kind's scores: a run that was cut off goes on with them, "
+            "and measure-presets takes them from there."
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(help="JSON of another run on the same examples: also say what was lost."),
@@ -91,6 +100,7 @@ def score(
     """
     with terminal.errors_reported():
         from omni_rt.errors import RequestError
+        from omni_rt.export.miniature.kept_scores import KeptScores
         from omni_rt.export.miniature.paired import paired_drops, read_report
         from omni_rt.export.miniature.scoring_run import (
             Settings,
@@ -116,7 +126,8 @@ def score(
             guidance = session.guidance(cfg_scale)
             how = Sampling(plan=session.plan(plan, cfg_scale=guidance), cfg_scale=guidance)
             settings = Settings(plan=how.plan, cfg_scale=guidance, count=count, seed=seed)
-            report = _report(session, chosen, settings, quiet=as_json)
+            kept = None if scores is None else KeptScores(scores, session.bundle, engine=engine)
+            report = _report(session, chosen, settings, kept, quiet=as_json)
         if target is not None:
             _write(report, target)
         if as_json:
@@ -137,15 +148,24 @@ def score(
 
 
 def _report(
-    session: Session, kinds: Sequence[str], settings: Settings, *, quiet: bool
+    session: Session,
+    kinds: Sequence[str],
+    settings: Settings,
+    kept: KeptScores | None,
+    *,
+    quiet: bool,
 ) -> ScoreReport:
     from omni_rt.export.miniature.report import ScoreReport
     from omni_rt.export.miniature.scoring_run import score_kind
 
+    def score(kind: str) -> KindScores:
+        with terminal.progress_bars() as bars:
+            return score_kind(session, kind, settings, bars(kind))
+
     found: list[KindScores] = []
     for kind in kinds:
-        with terminal.progress_bars() as bars:
-            found.append(score_kind(session, kind, settings, bars(kind)))
+        anew = partial(score, kind)
+        found.append(anew() if kept is None else kept.once(kind, settings, anew))
         if not quiet:
             terminal.note(_told(found[-1]))
     return ScoreReport(

@@ -100,7 +100,7 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        manifest = SimpleNamespace(name="fake", dims=self.dims, presets=self.presets)
+        manifest = SimpleNamespace(name="fake", dims=self.dims, presets=self.presets, graphs={})
         return SimpleNamespace(id="fake", manifest=manifest, student_plans=())
 
     def guidance(self, cfg_scale: float | None) -> float:

@@ -64,6 +64,22 @@ def test_json_is_printed_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert result.stderr == ""
 
 
+def test_a_run_goes_on_with_what_it_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kept, options = tmp_path / "kept", ("--count", 2, "--seed", 5, "--scores", tmp_path / "kept")
+    once = run(monkeypatch, FakeModel(due(["note"], 2)), "score", "b", "--kinds", "note", *options)
+    assert once.exit_code == 0, once.output
+    assert [path.name.rpartition("-")[0] for path in kept.iterdir()] == ["euler-2-note"]
+    model = FakeModel(due(["clicks"], 2))  # asked for no note any more
+    both = run(monkeypatch, model, "score", "b", "--kinds", "note,clicks", *options, "--json")
+    assert both.exit_code == 0, both.output
+    report = strict_json.parse(ScoreReport, json.loads(both.stdout), where="scores")
+    assert [k.status for k in report.kinds] == ["scored", "scored"]
+    (tmp_path / "file").write_text("")
+    taken = run(monkeypatch, FakeModel([]), "score", "b", "--scores", tmp_path / "file")
+    assert taken.exit_code == 1
+    assert "cannot keep scores in" in taken.stderr
+
+
 def test_what_the_bundle_lacks_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--kinds", "note,ask_note,ask_way", "--count", 1, "--seed", 5)
     result = run(monkeypatch, _Deaf(due(["note"], 1)), "score", "b", *options)
