@@ -28,7 +28,7 @@ from omni_rt.session import Session
 Tell = Callable[[str], None]
 
 FORMAT = 1  # of shards and of what decides their contents
-_FACTS = "cache.json"
+FACTS = "cache.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Cache:
     def __init__(self, folder: Path, facts: Facts, *, shards: int) -> None:
         """Raises ExportError if the folder holds another cache."""
         self.folder, self.shards = folder, shards
-        self._digest = bind(folder / _FACTS, facts, what="trajectories")
+        self._digest = bind(folder / FACTS, facts, what="trajectories")
 
     def path(self, index: int) -> Path:
         return self.folder / f"shard-{index:05d}.safetensors"
@@ -65,12 +65,16 @@ class Cache:
         """Add a shard."""
         write_shard(self.path(index), pairs, belongs_to=self._digest)
 
-    def read(self) -> list[Shard]:
-        """Every shard, checked. Raises ExportError for one that is damaged or not there."""
+    def read(self, *, nodes: Sequence[int] | None = None) -> list[Shard]:
+        """Every shard, checked; of the states those at these places alone, or all.
+
+        Raises ExportError for one that is damaged or not there.
+        """
         missing = self.missing()
         if missing:
             raise ExportError(f"{self.folder} lacks {len(missing)} of {self.shards} shards")
-        return [Shard(self.path(i), belongs_to=self._digest) for i in range(self.shards)]
+        paths = [self.path(i) for i in range(self.shards)]
+        return [Shard(path, belongs_to=self._digest, nodes=nodes) for path in paths]
 
 
 def cache_facts(options: CacheOptions, requests: Requests, *, sha256: str, bf16: bool) -> Facts:

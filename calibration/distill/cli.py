@@ -104,6 +104,13 @@ def distill(
     ] = 300.0,
     overwrite: Annotated[bool, typer.Option(help="Replace the student that is at OUT.")] = False,
     seed: Annotated[int, typer.Option(help="Of prompts, noise and batches.", min=0)] = 0,
+    trajectories: Annotated[
+        Path | None,
+        typer.Option(
+            help="Learn from these, made for a student of twice or more the steps (its "
+            "WORK/cache), instead of making own ones."
+        ),
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Trajectories, states, logs; OUT.work if not given.")
     ] = None,
@@ -126,6 +133,8 @@ def distill(
     Makes trajectories of the guided teacher (no data needed but captions), regresses the student
     onto their segments, then onto them from where the student itself arrives. Run the same command
     again after an interruption: it goes on.
+
+    omni-rt distill --checkpoint DIR --steps 4 --trajectories STUDENT.work/cache --out STUDENT-4
 
     omni-rt distill --dry-run --config Audio-Omni.json --bf16 --micro-batch 4
 
@@ -167,6 +176,7 @@ def distill(
             synchformer=synchformer,
             synchformer_heads=synchformer_heads,
             overwrite=overwrite,
+            trajectories=trajectories,
             work=work,
             training=training,
             cache=CacheOptions(

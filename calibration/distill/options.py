@@ -134,6 +134,7 @@ class DistillOptions:
     synchformer: Path | None = None
     synchformer_heads: int = 12
     overwrite: bool = False  # a student that is at `out`
+    trajectories: Path | None = None  # another student's cache to learn from, instead of an own
     work: Path | None = None  # the cache and the states of training; None: OUT.work
     cache: CacheOptions = CacheOptions()
     training: TrainingOptions = TrainingOptions()

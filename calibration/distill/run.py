@@ -23,6 +23,7 @@ from omni_rt.calibration.distill.requests import Requests, read_captions
 from omni_rt.calibration.distill.shards import Pair, Shard, pairs_of
 from omni_rt.calibration.distill.stages import train
 from omni_rt.calibration.distill.student import write_student
+from omni_rt.calibration.distill.thinned import thinned
 from omni_rt.calibration.distill.trained import trained_parameters
 from omni_rt.calibration.distill.training import optimisers
 from omni_rt.errors import ExportError
@@ -153,7 +154,7 @@ def _trajectories(
     devices: Devices,
     tell: Tell,
 ) -> list[Shard]:
-    """The cache, with what was missing of it made."""
+    """Another student's, or the own cache, with what was missing of it made."""
     if devices.rank == 0:  # the others open what it exports
         encoder_bundle(options.bundle, source.files, sha256=source.sha256, tell=tell)
     devices.wait()
@@ -165,6 +166,8 @@ def _trajectories(
         captions=captions,
     )
     facts = cache_facts(options.cache, requests, sha256=source.sha256, bf16=options.training.bf16)
+    if options.trajectories is not None:
+        return thinned(options.trajectories, facts, shards=options.cache.shards)
     cache = Cache(work / "cache", facts, shards=options.cache.shards)
     if cache.missing():
         with Session(bundle.directory, allow_uncertified=True) as session:

@@ -62,8 +62,11 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 class Shard:
     """A shard's pairs, read as they are asked for."""
 
-    def __init__(self, path: Path, *, belongs_to: str) -> None:
-        """Raises ExportError for a file that is damaged, or belongs to another cache."""
+    def __init__(self, path: Path, *, belongs_to: str, nodes: Sequence[int] | None = None) -> None:
+        """`nodes`: which of the states are seen; all for None.
+
+        Raises ExportError for a file that is damaged, or belongs to another cache."""
+        self._nodes = None if nodes is None else list(nodes)
         self._file: Any = safe_open_or_refuse(path)
         header = self._file.metadata() or {}
         self._keys = frozenset(self._file.keys())
@@ -88,7 +91,8 @@ class Shard:
         assert nodes is not None
         assert words is not None
         tokens = Tokens(words=words, **{name: part(name) for name in OPTIONAL})
-        return Pair(name=self.names[index], nodes=nodes, tokens=tokens)
+        seen = nodes if self._nodes is None else nodes[self._nodes]
+        return Pair(name=self.names[index], nodes=seen, tokens=tokens)
 
 
 def pairs_of(shards: Sequence[Shard]) -> Sequence[Pair]:
