@@ -53,6 +53,14 @@ def fit_solver(
             "the better is taken."
         ),
     ] = "both",
+    refine: Annotated[
+        int,
+        typer.Option(
+            help="Rounds in which all weights and times are moved together to where the last row "
+            "ends nearest; not with --grid uniform. The longest part; 0 leaves it out.",
+            min=0,
+        ),
+    ] = 1,
     trajectories: Annotated[
         int, typer.Option(help="Cases to fit to, spread over all tasks; 8 to 64 are sensible.")
     ] = 16,
@@ -101,6 +109,7 @@ def fit_solver(
             settings=FitSettings(
                 steps=_counts(steps),
                 spacings=_spacings(grid),
+                refinements=refine,
                 fine_steps=fine_steps,
                 reference=reference,
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,12 @@ class Replay:
         self._fields = fields
         self.x: Floats = np.stack([field.noise for field in fields])
         self.ring: list[Floats] = []
+
+    def branch(self) -> Replay:
+        """A replay that goes on from here, whatever becomes of this one."""
+        other = copy.copy(self)
+        other.ring = list(self.ring)
+        return other
 
     def evaluate(self, t: float) -> None:
         """Push the velocities at t. Raises DivergedError if one is not finite."""

@@ -70,10 +70,12 @@ def _fitted(centre: Row, x: Floats, ring: Sequence[Floats], targets: Floats, rid
     start[: 1 + len(centre.b)] = centre.a, *centre.b
     gram = features @ features.T
     left = targets.astype(np.float64).ravel() - start @ features
-    weights = start + _solved(gram + ridge * np.diag(np.diag(gram)), features @ left)
+    weights = start + damped_solution(gram, features @ left, ridge)
     return Row(t=float(centre.t), a=float(weights[0]), b=tuple(weights[1:].tolist()))
 
 
-def _solved(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The least solution: of velocities that are all zero, or equal, the weights stay put."""
-    return np.linalg.lstsq(matrix, right)[0].astype(np.float64)
+def damped_solution(
+    gram: NDArray[np.float64], right: NDArray[np.float64], damping: float
+) -> NDArray[np.float64]:
+    """θ of (G + damping·diag(G))·θ = right, and of many the least: what moves nothing stays put."""
+    return np.linalg.lstsq(gram + damping * np.diag(np.diag(gram)), right)[0].astype(np.float64)

@@ -1,19 +1,22 @@
 """Fields of a model → plans fitted to it, or the name of the analytic one that is better.
 
 For every guidance scale: fine trajectories of the fitted cases, then for every number of steps rows
-on a uniform grid and on one that is fitted to those trajectories. Which of the two is taken, and
-whether it is better than analytic plans of as many steps, is decided by cases of their own.
+on a uniform grid, rows on one that is fitted to those trajectories, and the better of them refined.
+Which are taken, and whether they are better than analytic plans of as many steps, is decided by
+cases of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from omni_rt.calibration.fields import Field
 from omni_rt.calibration.fine_path import FinePath, fine_path
 from omni_rt.calibration.grid_fit import DENSITIES, fitted_grid
 from omni_rt.calibration.plan_errors import exact_latents, plan_error
+from omni_rt.calibration.refine import refined
 from omni_rt.calibration.row_fit import FittedRows, fit_rows
 from omni_rt.encode import Floats
 from omni_rt.errors import ExportError, RequestError
@@ -25,6 +28,7 @@ Progress = Callable[[str], None]
 
 _BESIDE = ("euler", "ab3", "abm2")  # analytic plans of as many steps
 _FEWEST_FINE = 2  # fine steps in a step
+_MOST_REFINEMENTS = 20  # the second already gains little
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,7 @@ class FitSettings:
 
     steps: tuple[int, ...] = (16, 8)
     spacings: tuple[Spacing, ...] = ("uniform", "fitted")
+    refinements: int = 1  # rounds in which rows and times are moved together; 0: none
     fine_steps: int = 64  # of AB3
     reference: str = "euler-400"
     faithful: str = "euler-100"  # told beside the errors: what few steps are to be as good as
@@ -48,6 +53,10 @@ class FitSettings:
                 )
         if not self.steps or not self.spacings:
             raise RequestError("nothing to fit: give steps and a grid")
+        if not 0 <= self.refinements <= _MOST_REFINEMENTS:
+            raise RequestError(
+                f"refinements must be 0 to {_MOST_REFINEMENTS}, got {self.refinements}"
+            )
         if make_plan(self.reference).renoise_rows:
             raise RequestError(f"{self.reference} draws fresh noise: it is no reference")
         make_plan(self.fine)
@@ -115,39 +124,56 @@ def fit_at(
     faithful = {settings.faithful: judge.error(make_plan(settings.faithful))}
     outcomes = []
     for steps in settings.steps:
-        progress(f"guidance {cfg_scale:g}: fitting ls3-{steps}")
+        doing = f"guidance {cfg_scale:g}: fitting ls3-{steps}"
+        progress(doing)
+        fits: dict[Spacing, FittedRows | None] = {
+            spacing: _fit(fitted, paths, spacing, steps) for spacing in settings.spacings
+        }
+        if settings.refinements and "fitted" in settings.spacings:  # it moves times
+            tell = partial(_tell_round, progress, doing)
+            fits["refined"] = _refined(fitted, paths, fits.values(), settings.refinements, tell)
         candidates = {
-            spacing: _plan(fitted, paths, spacing, steps, model, cfg_scale)
-            for spacing in settings.spacings
+            spacing: None if rows is None else (_plan(rows, model, cfg_scale), rows)
+            for spacing, rows in fits.items()
         }
         outcomes.append(judge.outcome(steps, cfg_scale, candidates, faithful))
     return outcomes
 
 
+def _tell_round(progress: Progress, doing: str, text: str) -> None:
+    progress(f"{doing}: refining, {text}")
+
+
 Candidate = tuple[Plan, FittedRows] | None  # None: it diverged
 
 
-def _plan(
+def _plan(rows: FittedRows, model: Model, cfg_scale: float) -> Plan:
+    name = f"ls3-{len(rows.rows)}"
+    return Plan(name=name, rows=rows.rows, grid=rows.grid, model=model, cfg_scale=cfg_scale)
+
+
+def _refined(
     fields: Sequence[Field],
     paths: Sequence[FinePath],
-    spacing: Spacing,
-    steps: int,
-    model: Model,
-    cfg_scale: float,
-) -> Candidate:
+    fits: Iterable[FittedRows | None],
+    rounds: int,
+    tell: Progress,
+) -> FittedRows | None:
+    """What ends nearest on the fitted cases, refined; None if all diverged."""
+    best = min((f for f in fits if f is not None), key=lambda f: f.residuals[-1], default=None)
+    return None if best is None else refined(fields, paths, best, rounds=rounds, tell=tell)
+
+
+def _fit(
+    fields: Sequence[Field], paths: Sequence[FinePath], spacing: Spacing, steps: int
+) -> FittedRows | None:
     """Of several grids the one whose rows end nearest on the cases that they were fitted to."""
     if spacing == "uniform":
         grids = [tuple(uniform_grid(steps).tolist())]
     else:
         grids = [fitted_grid(paths, steps, density) for density in DENSITIES]
     fits = [rows for grid in grids if (rows := _rows(fields, paths, grid)) is not None]
-    if not fits:
-        return None
-    found = min(fits, key=lambda rows: rows.residuals[-1])
-    plan = Plan(
-        name=f"ls3-{steps}", rows=found.rows, grid=found.grid, model=model, cfg_scale=cfg_scale
-    )
-    return plan, found
+    return min(fits, key=lambda rows: rows.residuals[-1], default=None)
 
 
 def _rows(

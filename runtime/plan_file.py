@@ -23,7 +23,7 @@ from omni_rt.plans import COLUMNS, MAX_STEPS, METHODS, Model, Plan, Row, check_g
 _MOST_TABLES = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-Spacing = Literal["uniform", "fitted"]
+Spacing = Literal["uniform", "fitted", "refined"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

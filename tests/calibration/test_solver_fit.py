@@ -69,6 +69,21 @@ def test_one_kind_of_grid_can_be_asked_for() -> None:
     assert list(found.spacings) == ["uniform"]
 
 
+def test_fitted_times_are_refined_unless_that_is_left_out() -> None:
+    fitted = guided_mixture(0, guidance=1.0, count=8, first=0)
+    held_out = guided_mixture(0, guidance=1.0, count=4, first=100)
+    for rounds, spacings in ((1, ["uniform", "fitted", "refined"]), (0, ["uniform", "fitted"])):
+        settings = replace(QUICK, steps=(8,), refinements=rounds)
+        told: list[str] = []
+        (found,) = fit_at(
+            fitted, held_out, settings, model=MODEL, cfg_scale=1.0, progress=told.append
+        )
+        assert list(found.spacings) == spacings
+        assert found.spacing == spacings[-1]
+        told_rows = [t for t in told if "fitting ls3-8: refining, round 1, row 8 of 8" in t]
+        assert len(told_rows) == rounds
+
+
 def test_a_fit_that_is_no_better_is_rejected_for_the_best_analytic_plan() -> None:
     """v = β: Euler is exact already."""
     found = outcome_of(lambda x, t: BETA)
@@ -121,6 +136,7 @@ def test_without_cases_there_is_nothing_to_fit() -> None:
         ({"steps": (16, 17)}, "half of the 32 of the fine trajectories, got 17"),
         ({"steps": ()}, "nothing to fit"),
         ({"spacings": ()}, "nothing to fit"),
+        ({"refinements": -1}, "refinements must be 0 to 20, got -1"),
         ({"reference": "rk4-8"}, "unknown plan 'rk4-8'"),
         ({"reference": "consistency-8"}, "draws fresh noise"),
         ({"faithful": "euler"}, "unknown plan 'euler'"),
