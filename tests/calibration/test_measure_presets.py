@@ -54,6 +54,8 @@ def test_a_teacher_and_its_student_are_measured_and_the_default_follows(
     told: list[str] = []
     record = measure_presets(options, progress=told.append)
     assert any(line.startswith("without note: this bundle has no") for line in told)
+    # with each of two seeds, and not again as a preset
+    assert sum(line.startswith("euler-4 on ") for line in told) == 2
     assert record.count == 0
     assert record.presets.keys() == {"faithful", "fast"}
     assert (record.presets["faithful"].passes, record.presets["fast"].passes) == (8, 16)
