@@ -16,7 +16,8 @@ _SCALE_BYTES = 4
 class Format:
     """Weights per output channel, or in blocks of input channels; activations per tensor, or not.
 
-    Both are symmetric: a scale times an integer or an E4M3 number.
+    Both are symmetric: a scale times an integer or an E4M3 number. per_token: whether an activation
+    may have a scale for each token instead, found as it is computed, where that pays.
     """
 
     name: StageFormat
@@ -24,6 +25,7 @@ class Format:
     weight: Literal["int8", "fp8", "int4"]
     block: int | None = None  # input channels that share a scale
     opset: int = 20
+    per_token: bool = False
 
     @property
     def precision(self) -> Precision:
@@ -49,7 +51,7 @@ class Format:
 
 FORMATS: Mapping[StageFormat, Format] = {
     # ONNX Runtime's fast kernel on a CPU takes unsigned activations (spec QUANTISATION §1, step 4)
-    "uint8": Format(name="uint8", activation="uint8", weight="int8"),
+    "uint8": Format(name="uint8", activation="uint8", weight="int8", per_token=True),
     "int8": Format(name="int8", activation="int8", weight="int8"),
     "fp8": Format(name="fp8", activation="fp8", weight="fp8"),
     # 4-bit integers and blocks came with opset 21

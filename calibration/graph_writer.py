@@ -18,6 +18,7 @@ from omni_rt.calibration.qdq import (
     read_together,
     readers,
     round_activation,
+    round_each_token,
     store_as_it_is,
     store_rounded,
     store_rounded_table,
@@ -114,7 +115,10 @@ class StageGraph:
                 continue
             own = smoothing.rounding(format)
             if own.activation is not None and reader.name == smoothing.group.name:
-                round_activation(graph, reader.activation, smoothing.largest, own)
+                if smoothing.per_token:
+                    round_each_token(graph, reader.activation, own)
+                else:
+                    round_activation(graph, reader.activation, smoothing.largest, own)
             self._store(graph, reader, recipe, own, file)
             rounded.add(reader.name)
         return rounded

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omni_rt.calibration.formats import Format
-from omni_rt.calibration.rounding import RoundedMatrix, activation_scale
+from omni_rt.calibration.rounding import TINY, RoundedMatrix, activation_scale
 from omni_rt.errors import ExportError
 from omni_rt.export.graphs import initialise
 from omni_rt.export.surgery import cast_to_float
@@ -108,6 +108,45 @@ def round_activation(graph: ir.Graph, activation: ir.Value, largest: float, form
     restored = _rounded_value(graph, own[0], activation, largest, format)
     for node in own:
         node.replace_input_with(0, restored)
+
+
+def round_each_token(graph: ir.Graph, activation: ir.Value, format: Format) -> None:
+    """The same with a scale for each token, which the products are multiplied by in the end.
+
+    A token [..., K] is divided by its largest absolute value, so what is quantised lies between −1
+    and 1 and has a constant scale: any engine multiplies it as it does other integers.
+    """
+    own = [reader.node for reader in readers_of(graph, activation)]
+    name = activation.name
+    assert name is not None
+    assert activation.shape is not None
+    last = _constant(graph, f"{name}.last", ir.tensor(np.array([-1], np.int64)))
+    least = _constant(graph, f"{name}.least", ir.tensor(np.float32(TINY)))
+    absolute = ir.node("Abs", [activation])
+    largest = ir.node("ReduceMax", [absolute.outputs[0], last], {"keepdims": 1})
+    sizes = ir.node("Max", [largest.outputs[0], least])
+    divided = ir.node("Div", [activation, sizes.outputs[0]])
+    one_each = ir.Shape([*activation.shape[:-1], 1])
+    for node, suffix, shape in (
+        (absolute, "absolute", activation.shape),
+        (largest, "largest", one_each),
+        (sizes, "sizes", one_each),
+        (divided, "divided", activation.shape),
+    ):
+        out = node.outputs[0]
+        out.name, out.shape, out.dtype = f"{name}.{suffix}", shape, ir.DataType.FLOAT
+    graph.insert_before(own[0], [absolute, largest, sizes, divided])
+    restored = _rounded_value(graph, own[0], divided.outputs[0], 1.0, format)
+    for node in own:
+        node.replace_input_with(0, restored)
+        product = node.outputs[0]
+        assert product.dtype is not None
+        scaled = ir.node("Mul", [product, sizes.outputs[0]])
+        out = scaled.outputs[0]
+        out.shape, out.dtype, out.name = product.shape, product.dtype, f"{product.name}.scaled"
+        ir.convenience.replace_all_uses_with(product, out, replace_graph_outputs=True)
+        scaled.replace_input_with(0, product)
+        graph.insert_after(node, scaled)
 
 
 def round_input(graph: ir.Graph, node: ir.Node, index: int, largest: float, format: Format) -> None:

@@ -48,6 +48,7 @@ class Recipes:
     smoothings: Mapping[str, tuple[Smoothing, ...]]  # by stage
     kept: tuple[str, ...]  # matrices and attentions of the blocks that are not rounded
     weights_only: tuple[str, ...]  # groups of matrices that are, but not what they read
+    per_token: tuple[str, ...]  # groups that read activations with a scale for each token
     largest: Mapping[str, float]  # of what a stage's products read and put out, folded
 
 
@@ -131,11 +132,16 @@ def make_recipes(
         by_stage=recipes,
         smoothings=chosen,
         kept=kept.found,
-        weights_only=tuple(
-            sorted({s.group.name for own in chosen.values() for s in own if s.weights_only})
-        ),
+        weights_only=_names(chosen, lambda smoothing: smoothing.weights_only),
+        per_token=_names(chosen, lambda smoothing: smoothing.per_token),
         largest=largest,
     )
+
+
+def _names(
+    chosen: Mapping[str, Sequence[Smoothing]], which: Callable[[Smoothing], bool]
+) -> tuple[str, ...]:
+    return tuple(sorted({s.group.name for own in chosen.values() for s in own if which(s)}))
 
 
 class _Names:

@@ -31,7 +31,7 @@ def rounded(
             own = smoothing.rounding(format)
             for name in smoothing.group.matrices:
                 layer = linear(stage, name)
-                hook = layer.register_forward_pre_hook(_rounding(smoothing.largest, own))
+                hook = layer.register_forward_pre_hook(_rounding(smoothing, own))
                 undo.callback(hook.remove)
                 undo.callback(setattr, layer.weight, "data", layer.weight.data)
                 folded = layer.weight.data * smoothing.refold
@@ -43,10 +43,13 @@ def rounded(
 
 
 def _rounding(
-    largest: float, format: Format
+    smoothing: Smoothing, format: Format
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (rounded_activation(arguments[0], largest, format), *arguments[1:])
+        read = rounded_activation(
+            arguments[0], smoothing.largest, format, per_token=smoothing.per_token
+        )
+        return (read, *arguments[1:])
 
     return hook
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from omni_rt.calibration.formats import Format
 from omni_rt.errors import ExportError
 
-_TINY = 1e-12  # a channel of zeros has some scale, and stays zero
+TINY = 1e-12  # a channel, or token, of zeros has some scale, and stays zero
 _E4M3_MAX = 448.0
 # A block of 4 bits loses less in all if its largest values are cut a little (AWQ, arXiv:2306.00978)
 _BLOCK_CUTS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -44,7 +44,7 @@ def rounded_matrix(
         return _int4(
             weight, format.block, torch.ones(weight.shape[1]) if importance is None else importance
         )
-    largest = weight.abs().amax(1).clamp(min=_TINY)
+    largest = weight.abs().amax(1).clamp(min=TINY)
     if format.weight == "fp8":
         scale = largest / _E4M3_MAX
         values = (weight / scale[:, None]).to(torch.float8_e4m3fn)
@@ -59,7 +59,7 @@ def _int4(weight: Tensor, block: int, importance: Tensor) -> RoundedMatrix:
     if weight.shape[1] % block:
         raise ExportError(f"a matrix of {weight.shape[1]} inputs has no blocks of {block}")
     blocks, weighing = weight.unflatten(1, (-1, block)), importance.unflatten(0, (-1, block))
-    largest = blocks.abs().amax(2, keepdim=True).clamp(min=_TINY)
+    largest = blocks.abs().amax(2, keepdim=True).clamp(min=TINY)
     best_scale, best_error = largest / 7, torch.full_like(largest, torch.inf)
     for cut in _BLOCK_CUTS:
         scale = cut * largest / 7
@@ -72,10 +72,18 @@ def _int4(weight: Tensor, block: int, importance: Tensor) -> RoundedMatrix:
     return RoundedMatrix(values=values.flatten(1), scale=best_scale[..., 0])
 
 
-def rounded_activation(x: Tensor, largest: float, format: Format) -> Tensor:
-    """An activation as it is computed with: the same scale for all of it, cut at `largest`."""
+def rounded_activation(
+    x: Tensor, largest: float, format: Format, *, per_token: bool = False
+) -> Tensor:
+    """An activation [..., K] as it is computed with: one scale for all of it, cut at `largest`.
+
+    per_token: each of its rows has its own, by the largest of its values.
+    """
     if format.activation is None:
         return x
+    if per_token:
+        sizes = x.abs().amax(-1, keepdim=True).clamp(min=TINY)
+        return rounded_activation(x / sizes, 1.0, format) * sizes
     scale = activation_scale(largest, format)
     if format.activation == "fp8":
         return (x / scale).clamp(-_E4M3_MAX, _E4M3_MAX).to(torch.float8_e4m3fn).float() * scale
@@ -84,4 +92,4 @@ def rounded_activation(x: Tensor, largest: float, format: Format) -> Tensor:
 
 def activation_scale(largest: float, format: Format) -> float:
     """The unit of an activation whose largest absolute value is `largest`."""
-    return max(largest, _TINY) / format.activation_limit
+    return max(largest, TINY) / format.activation_limit

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ _ALPHAS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 # The least size of a channel: dead ones have a factor too. SmoothQuant's own code has the same
 # (`clamp(min=1e-5)` in mit-han-lab/smoothquant, smooth.py).
 _LEAST = 1e-5
+# Scales per token are taken where the product is off by so much of what it is with one scale.
+_PER_TOKEN_WORTH = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class Smoothing:
     largest: float  # absolute value of the activation, after the division
     importance: Tensor  # [K], mean square of each of its channels, after the division
     error: float  # relative L2 of the group's products on the observed rows
+    per_token: bool = False  # what the matrices read has a scale for each token
     weights_only: bool = False  # what the matrices read is not rounded, though its format does so
     refold: Tensor | float = 1.0  # [K], for columns of a stage that was folded by another factor
 
@@ -50,18 +54,32 @@ class Smoothing:
 def smoothed(
     group: Group, seen: LayerRange, weights: Sequence[Tensor], format: Format
 ) -> Smoothing:
-    """The best of several α for a group whose matrices are `weights` [N, K]."""
+    """The best of several α for a group whose matrices are `weights` [N, K].
+
+    Scales per token cost a pass over what is read, so they must leave clearly less of its error.
+    """
+    if not (format.activation is not None and format.per_token):
+        return _best(group, seen, weights, format, per_token=False)
+    one, each = (_best(group, seen, weights, format, per_token=own) for own in (False, True))
+    return each if each.error < _PER_TOKEN_WORTH * one.error else one
+
+
+def _best(
+    group: Group, seen: LayerRange, weights: Sequence[Tensor], format: Format, *, per_token: bool
+) -> Smoothing:
+    """The α that leaves the least error."""
     rows = torch.from_numpy(seen.rows)
     channel_max = torch.from_numpy(seen.channel_max)
     exact = [rows @ weight.T for weight in weights]
     one = torch.ones_like(channel_max)
-    tried = [_tried(group, None, one, channel_max, rows, weights, exact, format)]
+    tried_with = partial(_tried, group, channel_max, rows, weights, exact, format, per_token)
+    tried = [tried_with(None, one)]
     if group.divided:
         sizes = channel_max if format.activation is not None else rows.abs().mean(0)
         columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
         for alpha in _ALPHAS:
             factor = _factor(group, sizes, columns, alpha, both=format.activation is not None)
-            tried.append(_tried(group, alpha, factor, channel_max, rows, weights, exact, format))
+            tried.append(tried_with(alpha, factor))
     return min(tried, key=lambda smoothing: smoothing.error)
 
 
@@ -82,16 +100,17 @@ def _tied(group: Group, sizes: Tensor) -> Tensor:
 
 def _tried(
     group: Group,
-    alpha: float | None,
-    factor: Tensor,
     channel_max: Tensor,
     rows: Tensor,
     weights: Sequence[Tensor],
     exact: Sequence[Tensor],
     format: Format,
+    per_token: bool,
+    alpha: float | None,
+    factor: Tensor,
 ) -> Smoothing:
     largest = float((channel_max / factor).max())
-    x = rounded_activation(rows / factor, largest, format)
+    x = rounded_activation(rows / factor, largest, format, per_token=per_token)
     importance = (rows / factor).square().mean(0)
     error = size = 0.0
     for weight, product in zip(weights, exact, strict=True):
@@ -105,6 +124,7 @@ def _tried(
         largest=largest,
         importance=importance,
         error=(error / max(size, 1e-30)) ** 0.5,
+        per_token=per_token,
     )
 
 

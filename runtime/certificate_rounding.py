@@ -105,6 +105,9 @@ def _spared(rounding: Rounding) -> list[Html]:
     if rounding.weights_only:
         words = "are stored rounded, and multiplied with activations that are not:"
         parts += _listed(rounding.weights_only, words)
+    if rounding.per_token:
+        words = "read activations with a scale for each token:"
+        parts += _listed(rounding.per_token, words)
     searched = rounding.sensitivity or rounding.weights_sensitivity
     return parts + (_sensitivity(rounding) if searched else [])
 

@@ -191,6 +191,7 @@ class Rounding:
     # and put out, as large as it was observed, folded; compilers choose 16-bit types by it
     weights_only: tuple[str, ...] = ()  # matrices that are rounded, but not what they read, with
     # those that read the same
+    per_token: tuple[str, ...] = ()  # matrices that read activations with a scale for each token
     weights_sensitivity: Mapping[str, float] = field(default_factory=dict)  # of the step's groups,
     # if searched: error of each with its weights alone rounded
 

@@ -23,6 +23,7 @@ from omni_rt.calibration.qdq import (
     read_together,
     readers,
     round_activation,
+    round_each_token,
     store_rounded,
     store_rounded_table,
 )
@@ -118,6 +119,25 @@ def test_products_are_those_of_the_rounded_activation_and_matrix(
         wanted = expected(name, x, largest, matrix)
         limit = 2e-2 if fused and name == "int4" else 1e-6
         assert (y - wanted).norm() <= limit * wanted.norm()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_products_of_tokens_with_scales_of_their_own(tmp_path: Path, fused: bool) -> None:
+    """Tokens a million times as large as others, and one of zeros; for two matrices at once."""
+    sizes = 10.0 ** torch.linspace(-3, 3, 33)
+    x, matrices = noise(33, 128, seed=1) * sizes[:, None], (noise(24, 128), noise(40, 128, seed=3))
+    x[5] = 0
+    format, made = FORMATS["uint8"], MatMulGraph(tmp_path, *matrices)
+    own = readers(made.graph)
+    round_each_token(made.graph, own[0].activation, format)
+    for reader, matrix in zip(own, matrices, strict=True):
+        store_rounded(made.graph, reader, rounded_matrix(matrix, format), format, made.file)
+    read = rounded_activation(x, 1.0, format, per_token=True)
+    found = made.run(x, precision="int8", fused=fused)
+    for y, matrix in zip(found, matrices, strict=True):
+        wanted = read @ rounded_matrix(matrix, format).dequantised().T
+        assert ((y - wanted).norm(dim=1) <= 1e-5 * wanted.norm(dim=1)).all()
+    assert made.counts("QuantizeLinear") == 1
 
 
 @pytest.mark.parametrize("name", ["uint8", "int8", "fp8"])

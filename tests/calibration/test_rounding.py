@@ -208,6 +208,20 @@ def test_an_activation_within_its_range_is_off_by_half_a_step(name: StageFormat)
     assert scale * FORMATS[name].activation_limit == pytest.approx(largest)
 
 
+@pytest.mark.parametrize("name", ["uint8", "int8"])
+def test_each_token_is_off_by_half_a_step_of_its_own(name: StageFormat) -> None:
+    """However large others are, and `largest` is no limit; a token of zeros stays zero."""
+    sizes = torch.tensor([1e-3, 1.0, 0.0, 5e4])[:, None]
+    x = sizes * noise(4, 64, seed=6)
+    own = rounded_activation(x, 0.1, FORMATS[name], per_token=True)
+    step = x.abs().amax(1, keepdim=True) / 127
+    assert ((own - x).abs() <= step / 2 * SLACK).all()
+    assert (own != x).any()
+    torch.testing.assert_close(
+        own[1:2], rounded_activation(x[1:2], float(x[1].abs().max()), FORMATS[name])
+    )
+
+
 def test_a_format_without_activations_leaves_them_alone() -> None:
     x = noise(10)
     assert rounded_activation(x, 1.0, FORMATS["int4"]) is x

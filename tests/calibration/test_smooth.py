@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,23 @@ def random_folds(stages: tuple[str, ...]) -> list[Smoothing]:
     widths = {name: layer.in_features for name, layer in family.linears()}
     found = [g for stage in stages for g in groups(family, stage) if g.divided]
     return [smoothing(g, random_factor(g, widths[g.name], seed=i)) for i, g in enumerate(found)]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("uint8", True), ("int8", False), ("fp8", False)])
+def test_tokens_of_very_different_sizes_get_scales_of_their_own(
+    name: StageFormat, wanted: bool
+) -> None:
+    """Where the format has them, and with less error; tokens that are alike share one."""
+    rows, matrix = noise(256, 64, seed=1), noise(32, 64, seed=2)
+    uneven = rows * 10.0 ** torch.linspace(-2, 1, 256)[:, None]
+    alone = Group(matrices=("a",), divided=())
+    found = smoothed(alone, range_of(uneven), [matrix], FORMATS[name])
+    assert found.per_token is wanted
+    assert not smoothed(alone, range_of(rows), [matrix], FORMATS[name]).per_token
+    if wanted:
+        one = smoothed(alone, range_of(uneven), [matrix], replace(FORMATS[name], per_token=False))
+        assert found.error < 0.7 * one.error
+    assert not smoothed(alone, range_of(uneven), [matrix], FORMATS[name].weights_alone).per_token
 
 
 @pytest.mark.parametrize(
@@ -159,11 +177,17 @@ def test_dit_step_alone_would_not_be_folded_across_its_context() -> None:
 
 
 def product_error(
-    x: Tensor, weights: list[Tensor], factor: Tensor, format: Format, largest: float
+    x: Tensor,
+    weights: list[Tensor],
+    factor: Tensor,
+    format: Format,
+    largest: float,
+    *,
+    per_token: bool = False,
 ) -> float:
     """Of rounded products, written down a second time."""
     importance = (x / factor).square().mean(0)
-    read = rounded_activation(x / factor, largest, format)
+    read = rounded_activation(x / factor, largest, format, per_token=per_token)
     made = [
         read @ rounded_matrix(w * factor, format, importance=importance).dequantised().T
         for w in weights
@@ -190,7 +214,9 @@ def test_smoothing_is_never_worse_than_none_on_what_was_observed(
     format = FORMATS[name]
     chosen = smoothed(GROUP, range_of(x), weights, format)
     none = product_error(x, weights, torch.ones(128), format, float(x.abs().max()))
-    own = product_error(x, weights, chosen.factor, format, chosen.largest)
+    own = product_error(
+        x, weights, chosen.factor, format, chosen.largest, per_token=chosen.per_token
+    )
     assert own == pytest.approx(chosen.error, rel=1e-3)
     assert own <= none * (1 + 1e-4)
     assert torch.isfinite(chosen.factor).all()

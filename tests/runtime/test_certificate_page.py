@@ -26,6 +26,7 @@ ROUNDING = Rounding(
     high_precision=("layers.0.<out>",),
     sensitivity={"layers.0.<out>": 0.012, "layers.1.out": 0.003},
     weights_only=("layers.1.out",),
+    per_token=("layers.1.ff",),
     weights_sensitivity={"layers.0.<out>": 0.0077, "layers.2.out": 0.0011},
     velocity=tuple(VelocityError(t=t, rel_l2=0.01 + t / 100) for t in (1.0, 0.5, 0.0)),
     figures={"lsd": figure(2.5, 3.0), "cosine": figure(0.99, 0.98, at_least=True)},
