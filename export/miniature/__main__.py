@@ -180,16 +180,25 @@ UNROUNDED = Path("build/miniature/unrounded")
 def bundle(
     out: Annotated[Path, typer.Option(help="The bundle to write.")] = UNROUNDED,
     folder: Checkpoint = checkpoint.FOLDER,
+    student: Annotated[
+        Path | None,
+        typer.Option(
+            help="A student of the checkpoint, as `omni-rt distill` wrote it, to export instead."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Export the checkpoint, unrounded: what the packaged bundle is quantised from.
 
     omni-rt quantise build/miniature/unrounded --target cpu --out miniature/bundle --overwrite
+
+    python -m omni_rt.export.miniature bundle --student miniature/student-8/checkpoint --out student
     """
     with terminal.errors_reported():
         out.parent.mkdir(parents=True, exist_ok=True)
         export_bundle(
-            checkpoint.export_options(folder, out, overwrite=overwrite), progress=terminal.note
+            checkpoint.export_options(folder, out, student=student, overwrite=overwrite),
+            progress=terminal.note,
         )
         terminal.say(f"{out} written")
 

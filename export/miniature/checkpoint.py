@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import safe_open_or_refuse
+from omni_rt.export.config import read_config
 from omni_rt.export.miniature.config import miniature_config
 from omni_rt.export.miniature.data.speech import TRANSCRIPT_CHARACTERS
 from omni_rt.export.miniature.model import SYNCHFORMER_HEADS
 from omni_rt.export.miniature.text import TEMPLATES, Words, thinker_config, write_tokenizer
 from omni_rt.export.reference.dit import RotaryAngles
 from omni_rt.export.sources import ExportOptions
+from omni_rt.export.student import student_of
 from omni_rt.whole_file import draft_of
 
 FOLDER = Path("miniature/checkpoint")  # in the repository; a wheel has the bundle alone
@@ -68,23 +70,39 @@ def copy_files(source: Path, target: Path) -> None:
             shutil.copyfile(path, draft)
 
 
-def export_options(folder: Path, out: Path, *, overwrite: bool = False) -> ExportOptions:
-    """How the packaged bundle is exported from the checkpoint."""
+def export_options(
+    folder: Path, out: Path, *, student: Path | None = None, overwrite: bool = False
+) -> ExportOptions:
+    """How the packaged bundle is exported from the checkpoint, or one of its students' is.
+
+    student: its folder, with a model and a configuration; the rest is the teacher's. Raises
+    ExportError if it is none.
+    """
+    own = folder if student is None else student
     return ExportOptions(
-        config=folder / CONFIG_FILE,
-        checkpoint=folder / MODEL_FILE,
+        config=own / CONFIG_FILE,
+        checkpoint=own / MODEL_FILE,
         out=out,
         qwen=folder / THINKER_FOLDER,
         prompts=folder / PROMPTS_FILE,
         vocabulary=folder / CHARACTERS_FILE,
         synchformer=folder / SYNCHFORMER_FILE,
         synchformer_heads=SYNCHFORMER_HEADS,
-        name="miniature",
+        name=_name(own, is_student=student is not None),
         licence=LICENCE,
         overwrite=overwrite,
         workers=min(2, os.cpu_count() or 1),
         weights="half",
     )
+
+
+def _name(folder: Path, *, is_student: bool) -> str:
+    if not is_student:
+        return "miniature"
+    spec = student_of(read_config(folder / CONFIG_FILE)[1])
+    if spec is None:
+        raise ExportError(f"{folder} holds no student: its configuration has no plan")
+    return f"miniature-{spec.plan().name}"
 
 
 def put(
