@@ -66,7 +66,7 @@ def undo(graph: ir.Graph, file: WeightFile) -> None:
             quantise = given.producer()
             assert quantise is not None
             assert quantise.inputs[0] is not None
-            bypass(graph, node, quantise.inputs[0])
+            bypass(graph, node, without_sizes(graph, quantise.inputs[0]))
         elif node.op_type == "Gather" and given.dtype == ir.DataType.INT8:
             matrices.pop(str(given.name))
             undo_table(graph, node, file)
@@ -77,6 +77,22 @@ def undo(graph: ir.Graph, file: WeightFile) -> None:
         if array.dtype.itemsize == 2:
             without_cast(graph, value)
         store(graph, value, torch.from_numpy(wide), file)
+
+
+def without_sizes(graph: ir.Graph, read: ir.Value) -> ir.Value:
+    """What is quantised, before each token was divided by its size; no product is scaled back."""
+    divide = read.producer()
+    if divide is None or divide.op_type != "Div" or not str(read.name).endswith(".divided"):
+        return read
+    whole, sizes = divide.inputs
+    assert whole is not None
+    assert sizes is not None
+    for node in list(sizes.consumers()):
+        if node.op_type == "Mul":
+            product = node.inputs[0]
+            assert product is not None
+            bypass(graph, node, product)
+    return whole
 
 
 def is_stored(value: ir.Value) -> bool:

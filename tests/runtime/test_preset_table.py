@@ -61,7 +61,8 @@ def test_commands_show_the_same_table(tmp_path: Path) -> None:
         assert "between two seeds" in shown
 
 
-def test_the_readme_has_the_packaged_bundles_table() -> None:
+def test_the_readme_has_the_table_of_the_miniature_and_its_students() -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"<!-- presets -->\n(.*?)<!-- end of presets -->", readme, re.DOTALL)
-    assert block == table_of([Bundle.open(miniature())])
+    students = [REPOSITORY / "miniature" / f"student-{steps}" / "bundle" for steps in (8, 4)]
+    assert block == table_of([Bundle.open(folder) for folder in (miniature(), *students)])
