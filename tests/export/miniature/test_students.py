@@ -10,6 +10,7 @@ import torch
 
 from omni_rt import Session, verify
 from omni_rt.bundle import Bundle
+from omni_rt.errors import ExportError
 from omni_rt.export.build import export_bundle
 from omni_rt.export.checkpoint import open_checkpoint
 from omni_rt.export.miniature import checkpoint
@@ -94,3 +95,14 @@ def test_it_plays_what_was_asked_for(folder: Path) -> None:
         for kind, check in (("note", "pitch"), ("chord", "root")):
             found = score_kind(session, kind, settings, lambda *_: None)
             assert found.checks[check].share.passed >= 15 / 16, kind
+
+
+def test_it_is_exported_with_what_else_its_teacher_has(tmp_path: Path) -> None:
+    own = STUDENTS[0] / "checkpoint"
+    options = checkpoint.export_options(TEACHER, tmp_path / "out", student=own)
+    assert (options.config.parent, options.checkpoint.parent) == (own, own)
+    assert options.qwen == TEACHER / checkpoint.THINKER_FOLDER
+    assert options.name == "miniature-student-8"
+    assert checkpoint.export_options(TEACHER, tmp_path / "out").name == "miniature"
+    with pytest.raises(ExportError, match="holds no student"):
+        checkpoint.export_options(TEACHER, tmp_path / "out", student=TEACHER)
