@@ -88,7 +88,7 @@ def test_its_bundle_was_rounded_from_its_checkpoint(folder: Path, tmp_path: Path
 @pytest.mark.slow
 @of_each
 def test_it_plays_what_was_asked_for(folder: Path) -> None:
-    """When it was committed, 99.5 % of 400 notes or more were at the right pitch, all chords right."""
+    """Of 400 notes 99.5 % or more were at the right pitch at first, and all chords were right."""
     with Session(folder / "bundle", threads=1) as session:
         plan = session.plan(None, cfg_scale=1.0)
         settings = Settings(plan=plan, cfg_scale=1.0, count=16, seed=2026)
