@@ -38,6 +38,11 @@ class Format:
         return replace(self, activation=None)
 
     @property
+    def offers_per_token(self) -> bool:
+        """Whether activations are rounded, and may have a scale for each token."""
+        return self.per_token and self.activation is not None
+
+    @property
     def activation_limit(self) -> float:
         """The largest number an activation can be in units of its scale."""
         return 448.0 if self.activation == "fp8" else 127.0

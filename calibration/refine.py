@@ -60,7 +60,10 @@ def refined(
         if nearer is None:
             break
         rows = nearer
-    return _judged(fields, paths, rows, fitted)
+    try:
+        return _judged(fields, paths, rows, fitted)
+    except DivergedError:  # on one of those that did not decide
+        return fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,29 +57,25 @@ def smoothed(
 
     Scales per token cost a pass over what is read, so they must leave clearly less of its error.
     """
-    if not (format.activation is not None and format.per_token):
-        return _best(group, seen, weights, format, per_token=False)
-    one, each = (_best(group, seen, weights, format, per_token=own) for own in (False, True))
-    return each if each.error < _PER_TOKEN_WORTH * one.error else one
-
-
-def _best(
-    group: Group, seen: LayerRange, weights: Sequence[Tensor], format: Format, *, per_token: bool
-) -> Smoothing:
-    """The α that leaves the least error."""
-    rows = torch.from_numpy(seen.rows)
-    channel_max = torch.from_numpy(seen.channel_max)
-    exact = [rows @ weight.T for weight in weights]
-    one = torch.ones_like(channel_max)
-    tried_with = partial(_tried, group, channel_max, rows, weights, exact, format, per_token)
-    tried = [tried_with(None, one)]
+    rows, channel_max = torch.from_numpy(seen.rows), torch.from_numpy(seen.channel_max)
+    factors: list[tuple[float | None, Tensor]] = [(None, torch.ones_like(channel_max))]
     if group.divided:
-        sizes = channel_max if format.activation is not None else rows.abs().mean(0)
+        both = format.activation is not None
+        sizes = channel_max if both else rows.abs().mean(0)
         columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
-        for alpha in _ALPHAS:
-            factor = _factor(group, sizes, columns, alpha, both=format.activation is not None)
-            tried.append(tried_with(alpha, factor))
-    return min(tried, key=lambda smoothing: smoothing.error)
+        factors += [(alpha, _factor(group, sizes, columns, alpha, both=both)) for alpha in _ALPHAS]
+    exact = [rows @ weight.T for weight in weights]
+    tried = [
+        smoothing
+        for alpha, factor in factors
+        for smoothing in _tried(group, alpha, factor, channel_max, rows, weights, exact, format)
+    ]
+    one, each = (
+        min((s for s in tried if s.per_token is own), key=lambda s: s.error, default=None)
+        for own in (False, True)
+    )
+    assert one is not None
+    return each if each is not None and each.error < _PER_TOKEN_WORTH * one.error else one
 
 
 def _factor(group: Group, sizes: Tensor, columns: Tensor, alpha: float, *, both: bool) -> Tensor:
@@ -100,32 +95,41 @@ def _tied(group: Group, sizes: Tensor) -> Tensor:
 
 def _tried(
     group: Group,
+    alpha: float | None,
+    factor: Tensor,
     channel_max: Tensor,
     rows: Tensor,
     weights: Sequence[Tensor],
     exact: Sequence[Tensor],
     format: Format,
-    per_token: bool,
-    alpha: float | None,
-    factor: Tensor,
-) -> Smoothing:
+) -> list[Smoothing]:
+    """A factor with one scale for what is read and, where the format has them, one per token."""
     largest = float((channel_max / factor).max())
-    x = rounded_activation(rows / factor, largest, format, per_token=per_token)
     importance = (rows / factor).square().mean(0)
-    error = size = 0.0
-    for weight, product in zip(weights, exact, strict=True):
-        rounded = rounded_matrix(weight * factor, format, importance=importance).dequantised()
-        error += float((x @ rounded.T - product).square().sum())
-        size += float(product.square().sum())
-    return Smoothing(
-        group=group,
-        factor=factor,
-        alpha=alpha,
-        largest=largest,
-        importance=importance,
-        error=(error / max(size, 1e-30)) ** 0.5,
-        per_token=per_token,
-    )
+    rounded = [
+        rounded_matrix(weight * factor, format, importance=importance).dequantised()
+        for weight in weights
+    ]
+    size = sum(float(product.square().sum()) for product in exact)
+    found = []
+    for per_token in (False, True) if format.offers_per_token else (False,):
+        x = rounded_activation(rows / factor, largest, format, per_token=per_token)
+        error = sum(
+            float((x @ matrix.T - product).square().sum())
+            for matrix, product in zip(rounded, exact, strict=True)
+        )
+        found.append(
+            Smoothing(
+                group=group,
+                factor=factor,
+                alpha=alpha,
+                largest=largest,
+                importance=importance,
+                error=(error / max(size, 1e-30)) ** 0.5,
+                per_token=per_token,
+            )
+        )
+    return found
 
 
 class Folds:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections.abc
+import json
 import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omni_rt.errors import BundleError
@@ -22,6 +24,15 @@ def parse(kind: type[T], raw: object, *, where: str) -> T:
     """
     value: T = _parse(kind, raw, where)
     return value
+
+
+def read(kind: type[T], path: Path) -> T:
+    """A `kind` from a JSON file. Raises BundleError if it is unreadable or holds something else."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path.name}: {error}") from error
+    return parse(kind, raw, where=path.name)
 
 
 def _parse(kind: Any, raw: Any, where: str) -> Any:

@@ -65,7 +65,8 @@ class Shard:
     def __init__(self, path: Path, *, belongs_to: str, nodes: Sequence[int] | None = None) -> None:
         """`nodes`: which of the states are seen; all for None.
 
-        Raises ExportError for a file that is damaged, or belongs to another cache."""
+        Raises ExportError for a file that is damaged, or belongs to another cache.
+        """
         self._nodes = None if nodes is None else list(nodes)
         self._file: Any = safe_open_or_refuse(path)
         header = self._file.metadata() or {}

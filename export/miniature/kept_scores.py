@@ -64,7 +64,6 @@ class KeptScores:
 
 def _read(path: Path) -> KindScores:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return strict_json.parse(KindScores, raw, where=path.name)
-    except (OSError, ValueError, RecursionError, BundleError) as error:
+        return strict_json.read(KindScores, path)
+    except BundleError as error:
         raise ExportError(f"{path} holds no scores, remove it: {error}") from error

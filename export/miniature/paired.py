@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,6 @@ def _scored(report: ScoreReport) -> Mapping[str, str]:
 def read_report(path: Path) -> ScoreReport:
     """A file that `omni-rt score --out` wrote. Raises RequestError if it is none."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return strict_json.parse(ScoreReport, raw, where=path.name)
-    except (OSError, ValueError, RecursionError, BundleError) as error:
+        return strict_json.read(ScoreReport, path)
+    except BundleError as error:
         raise RequestError(f"{path} holds no scores: {error}") from error

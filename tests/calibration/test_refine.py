@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from omni_rt.calibration import refine
 from omni_rt.calibration.fine_path import fine_path
 from omni_rt.calibration.grid_fit import DENSITIES, fitted_grid
 from omni_rt.calibration.refine import refined
@@ -97,6 +100,17 @@ def test_a_model_that_breaks_down_beside_the_grid_keeps_its_rows() -> None:
     paths = [fine_path(field, make_plan("ab3-64")) for field in fields]
     rows = fit_rows(fields, paths, shared_grid(4))
     assert refined(fields, paths, rows, rounds=1) is rows
+
+
+def test_rows_that_break_down_on_a_case_that_did_not_decide_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fields = guided_mixture(0, guidance=1.0, count=4, first=0)
+    paths, rows = fitted(fields, steps=3)
+    wild = (replace(rows.rows[0], a=1e39), *rows.rows[1:])
+    monkeypatch.setattr(refine, "_nearer", lambda *_: wild)
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert refined(fields, paths, rows, rounds=1) is rows
 
 
 def test_every_row_of_every_round_is_told() -> None:

@@ -27,9 +27,11 @@ from tests.calibration.distill.tiny import (
 )
 
 
-def filled(folder: Path, checkpoint: Path, *, shards: int = 2, killed_at: int | None = None) -> Any:
+def filled(
+    folder: Path, checkpoint: Path, *, shards: int = 2, killed_at: int | None = None, **options: Any
+) -> tuple[Cache, int]:
     """Run the first stage, as a process would that is killed while it makes one of the shards."""
-    asked = requests()
+    asked = requests(**options)
     facts = cache_facts(asked.options, asked, sha256="abc", bf16=False)
     cache = Cache(folder, facts, shards=shards)
     made = []

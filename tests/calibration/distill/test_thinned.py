@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omni_rt.calibration.distill.cache import Cache, cache_facts, fill
-from omni_rt.calibration.distill.devices import OneDevice
+from omni_rt.calibration.distill.cache import Cache, cache_facts
 from omni_rt.calibration.distill.thinned import thinned
 from omni_rt.errors import ExportError
-from tests.calibration.distill.tiny import (
-    arrays,
-    requests,
-    session_without_thinker,
-    teacher_of,
-    write_checkpoint,
-)
+from tests.calibration.distill.test_cache import filled
+from tests.calibration.distill.tiny import arrays, requests, write_checkpoint
 
 
 def facts(**options: Any) -> Any:
@@ -26,25 +20,11 @@ def facts(**options: Any) -> Any:
     return cache_facts(asked.options, asked, sha256="abc", bf16=False)
 
 
-def made(folder: Path, checkpoint: Path, **options: Any) -> Cache:
-    cache, asked = Cache(folder, facts(**options), shards=2), requests(**options)
-    fill(
-        cache,
-        teacher_of(checkpoint),
-        asked,
-        session_without_thinker(),
-        devices=OneDevice(),
-        rows=2,
-        tell=lambda _: None,
-    )
-    return cache
-
-
 def test_a_cache_of_more_steps_holds_those_of_fewer(tmp_path: Path) -> None:
     """To the bit: the teacher takes the same steps for both."""
     checkpoint = write_checkpoint(tmp_path / "teacher")
-    made(tmp_path / "four", checkpoint, steps=4)
-    own = made(tmp_path / "two", checkpoint, steps=2).read()
+    filled(tmp_path / "four", checkpoint, steps=4)
+    own = filled(tmp_path / "two", checkpoint, steps=2)[0].read()
     taken = thinned(tmp_path / "four", facts(steps=2), shards=2)
     assert taken[0][0].nodes.shape[0] == 3
     for ours, theirs in zip(taken, own, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from omni_rt.export.checkpoint import open_checkpoint
 from omni_rt.export.miniature import checkpoint
 from omni_rt.export.miniature.scoring_run import Settings, score_kind
 from omni_rt.export.reference.model import DIT
-from omni_rt.export.sources import ExportOptions
 from omni_rt.metrics import rel_l2
 from tests.conftest import REPOSITORY
 from tests.export.miniature.test_committed import MOST_BYTES, size_of
@@ -64,17 +64,11 @@ def test_its_bundle_is_small_certified_and_follows_its_plan_alone(folder: Path) 
 @of_each
 def test_its_bundle_was_rounded_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     """What rounding was measured against is what the exporter makes of the checkpoint."""
-    own = folder / "checkpoint"
-    exported = Bundle.open(
-        export_bundle(
-            ExportOptions(
-                config=own / checkpoint.CONFIG_FILE,
-                checkpoint=own / checkpoint.MODEL_FILE,
-                out=tmp_path / "exported",
-                stages=("transcript", "context", "signal", "dit_step"),
-            )
-        )
+    options = checkpoint.export_options(
+        TEACHER, tmp_path / "exported", student=folder / "checkpoint"
     )
+    stages = ("transcript", "context", "signal", "dit_step")
+    exported = Bundle.open(export_bundle(replace(options, stages=stages)))
     committed = Bundle.open(folder / "bundle")
     arrays, engine = committed.parity("dit_step"), verify.load(committed, "dit_step")
     asked = verify.stage_inputs(committed, "context", committed.parity("context"))
