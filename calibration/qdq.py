@@ -55,7 +55,8 @@ class Reader:
 
 def check_unrounded(graph: ir.Graph) -> None:
     """Raise ExportError if a graph has been rounded already."""
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph):
+    restored = (node for node in graph if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
+    if any(restored) or any(map(_is_rounded, graph.initializers.values())):
         raise ExportError(f"graph {graph.name} is quantised already: start from the fp32 bundle")
 
 
@@ -81,6 +82,10 @@ def without_weight_casts(graph: ir.Graph) -> None:
 def _is_narrow(value: ir.Value) -> bool:
     stored = None if value.const_value is None else value.const_value.dtype
     return stored in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
+
+
+def _is_rounded(weight: ir.Value) -> bool:
+    return weight.const_value is not None and weight.const_value.dtype in _ROUNDED_TYPES.values()
 
 
 def readers(graph: ir.Graph) -> list[Reader]:
@@ -184,25 +189,43 @@ def readers_of(graph: ir.Graph, activation: ir.Value) -> list[Reader]:
 
 
 def store_rounded(
-    graph: ir.Graph, reader: Reader, rounded: RoundedMatrix, format: Format, file: WeightFile
+    graph: ir.Graph,
+    reader: Reader,
+    rounded: RoundedMatrix,
+    format: Format,
+    file: WeightFile,
+    *,
+    at_load: bool = False,
 ) -> None:
-    """Store a matrix [N, K] as integers [K, N] with scales, dequantised before its MatMul."""
+    """Store a matrix [N, K] as integers [K, N] with scales, restored before its MatMul.
+
+    at_load: a matrix with a scale for each channel is widened by a Cast and a Mul, which ONNX
+    Runtime does once, as it loads the graph, where it would do DequantizeLinear in every run; in
+    memory the matrix takes what fp32 does.
+    """
     weight, name = reader.weight, reader.name
     k, n = rounded.values.shape[1], rounded.values.shape[0]
     weight.shape = ir.Shape([k, n])
     initialise(weight, rounded.values.T.contiguous(), file, stored=_ROUNDED_TYPES[format.weight])
     unit = rounded.scale if rounded.scale.ndim == 1 else rounded.scale.T.contiguous()
     parts = [_stored(graph, f"{name}.scale", unit, file)]
-    if format.weight == "int8" and format.activation != "uint8":
-        # ONNX Runtime (1.31) makes S8 weights U8 where no product with unsigned activations is to
-        # be fused, and then lacks a zero point for each channel
-        parts.append(_stored(graph, f"{name}.zero", torch.zeros(n, dtype=torch.int8), file))
-    attributes = {"axis": 1} if format.block is None else {"axis": 0, "block_size": format.block}
-    restore = ir.node("DequantizeLinear", [weight, *parts], attributes)
-    out = restore.outputs[0]
-    out.name, out.dtype, out.shape = f"{name}.restored", ir.DataType.FLOAT, weight.shape
-    graph.insert_before(reader.node, restore)
-    reader.node.replace_input_with(1, out)
+    if at_load:
+        wide = ir.node("Cast", [weight], {"to": ir.DataType.FLOAT})
+        restore = ir.node("Mul", [wide.outputs[0], *parts])
+        nodes = [(wide, "wide"), (restore, "restored")]
+    else:
+        if format.weight == "int8" and format.activation != "uint8":
+            # ONNX Runtime (1.31) makes S8 weights U8 where no product with unsigned activations is
+            # to be fused, and then lacks a zero point for each channel
+            parts.append(_stored(graph, f"{name}.zero", torch.zeros(n, dtype=torch.int8), file))
+        own = {"axis": 1} if format.block is None else {"axis": 0, "block_size": format.block}
+        restore = ir.node("DequantizeLinear", [weight, *parts], own)
+        nodes = [(restore, "restored")]
+    for node, suffix in nodes:
+        out = node.outputs[0]
+        out.name, out.dtype, out.shape = f"{name}.{suffix}", ir.DataType.FLOAT, weight.shape
+        graph.insert_before(reader.node, node)
+    reader.node.replace_input_with(1, restore.outputs[0])
 
 
 def store_rounded_table(graph: ir.Graph, node: ir.Node, table: Tensor, file: WeightFile) -> None:

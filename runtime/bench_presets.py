@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning
@@ -22,7 +23,7 @@ _WARM_UP = "euler-2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresetTime:
-    """One run. clip_s: encoding, sampling and decoding one window."""
+    """Medians of the runs. clip_s: encoding, sampling and decoding one window."""
 
     bundle: str
     preset: str
@@ -39,11 +40,12 @@ class PresetTime:
 def bench_presets(
     bundles: Sequence[Bundle],
     *,
+    runs: int = 5,
     threads: int | None = None,
     engine: str = AUTO,
     progress: Progress = lambda _: None,
 ) -> tuple[PresetTime, ...]:
-    """Every preset of a model's bundle and its students', once each, engines loaded and warm.
+    """Every preset of a model's bundle and its students', `runs` times each, all loaded and warm.
 
     Raises BundleError for a bundle that cannot turn words into sound, EngineError if one fails.
     """
@@ -53,13 +55,12 @@ def bench_presets(
             bundle.directory, threads=threads, engine=engine, allow_uncertified=True
         ) as session:
             progress(f"{bundle.manifest.name}: warming up")
-            conditioning = session.encode(_REQUEST)
-            warm = session.plan(None if bundle.student_plans else _WARM_UP)
-            session.decode(session.sample(conditioning, seed=0, plan=warm))
+            _timed(session, session.plan(None if bundle.student_plans else _WARM_UP))
             for preset in offered(bundle):
                 progress(f"{bundle.manifest.name}: {preset.name}")
                 plan, guidance = session.plan(preset.name), session.guidance()
-                sampling_s, clip_s = _timed(session, plan)
+                seconds = [_timed(session, plan) for _ in range(runs)]
+                sampling_s, clip_s = map(median, zip(*seconds, strict=True))
                 found.append(
                     PresetTime(
                         bundle=bundle.manifest.name,

@@ -8,7 +8,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.options import checked_guidance
 from omni_rt.plans import Model, Plan
-from omni_rt.presets import plan_named
+from omni_rt.presets import not_followed, plan_named
 
 _UNGUIDED = 1.0
 _log = logging.getLogger("omni_rt")
@@ -51,10 +51,7 @@ class PlanChoice:
             self._check_model(plan, plan.model)
         students = self._bundle.student_plans
         if students and plan.model is None:
-            raise RequestError(
-                f"this bundle's model is distilled and does not follow plan {plan.name!r}: "
-                f"use {' or '.join(students)}"
-            )
+            raise RequestError(not_followed(self._bundle, plan.name))
         distilled = students or (plan.model is not None and plan.model.kind == "student")
         if distilled and guidance != _UNGUIDED:
             raise RequestError(

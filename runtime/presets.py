@@ -46,14 +46,24 @@ def _has(bundle: Bundle, plan: str) -> bool:
 def plan_named(bundle: Bundle, name: str, *, cfg_scale: float) -> Plan:
     """What a name means: a preset, a plan of the bundle's own, or `method-steps`, in this order.
 
-    Raises RequestError for a preset whose plan the bundle lacks, listing those that it offers, and
-    for a name that is none of the three.
+    Raises RequestError for a preset whose plan the bundle lacks, listing those that it offers, for
+    a name that is none of the three, and for any but a student's own.
     """
     preset = PRESETS.get(name)
     if preset is not None and not _has(bundle, preset.plan):
         raise RequestError(_lacking(bundle, preset))
     plan = name if preset is None else preset.plan
-    return bundle.plan(plan, cfg_scale=cfg_scale) or make_plan(plan)
+    found = bundle.plan(plan, cfg_scale=cfg_scale)
+    if found is None and bundle.student_plans:
+        raise RequestError(not_followed(bundle, plan))
+    return found or make_plan(plan)
+
+
+def not_followed(bundle: Bundle, plan: str) -> str:
+    """Why a student's bundle refuses a plan."""
+    return (
+        f"this bundle's model is distilled and does not follow plan {plan!r}: use {_only(bundle)}"
+    )
 
 
 def _lacking(bundle: Bundle, preset: Preset) -> str:

@@ -139,8 +139,10 @@ def session_entries(precision: Precision, *, prepack: bool = True) -> list[str]:
     qdq_matmulnbits_accuracy_level: 1 is fp32. Where weights alone are in 8 bits, what they are
     multiplied with would be rounded in blocks otherwise (5e-3 off), as it is with 4-bit weights.
     disable_quant_qdq: fp8 is computed as written; fused, it is refused (1.31).
+    force_spinning_stop: threads of a stage that has run would spin for tens of milliseconds, on the
+    cores of the next one (the miniature's eight steps took twice as long, its decoder 2.4 times).
     """
-    entries = ["session.x64quantprecision"]
+    entries = ["session.x64quantprecision", "session.force_spinning_stop"]
     if not prepack:
         entries.append("session.disable_prepacking")
     if precision == "int8":

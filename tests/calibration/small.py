@@ -177,14 +177,27 @@ class MatMulGraph:
     def run(self, x: Tensor, *, precision: Precision, fused: bool, opset: int = 20) -> list[Tensor]:
         """Products in ONNX Runtime. `fused`: as it is used; else every node as it is written."""
         self.graph.opset_imports[""] = opset
+        session = self._session(precision, fused=fused)
+        return [torch.from_numpy(y) for y in session.run(None, {"x": x.numpy()})]
+
+    def operators_as_run(self, precision: Precision) -> list[str]:
+        """What ONNX Runtime makes of the graph."""
+        made = self.path.with_suffix(".optimised.onnx")
+        self._session(precision, fused=True, write=made)
+        return [node.op_type for node in ir.load(made).graph]
+
+    def _session(
+        self, precision: Precision, *, fused: bool, write: Path | None = None
+    ) -> ort.InferenceSession:
         self.file._file.flush()
         ir.save(ir.Model(self.graph, ir_version=10), self.path)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        if write is not None:
+            options.optimized_model_filepath = str(write)
         for entry in session_entries(precision):
             options.add_session_config_entry(entry, "1")
         if not fused:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        return [torch.from_numpy(y) for y in session.run(None, {"x": x.numpy()})]
+        return ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])

@@ -173,6 +173,21 @@ def test_8_bit_weights_alone_are_multiplied_by_what_was_read(
         assert (y - wanted).norm() <= 1e-6 * wanted.norm()
 
 
+def test_a_matrix_restored_at_load_is_worth_the_same_and_costs_no_node(tmp_path: Path) -> None:
+    """ONNX Runtime folds Cast and Mul of constants, and a plain product of fp32 is left."""
+    x, matrix, format = noise(33, 128, seed=1), noise(24, 128), FORMATS["uint8"].weights_alone
+    made, rounded = MatMulGraph(tmp_path, matrix), rounded_matrix(matrix, format)
+    (reader,) = readers(made.graph)
+    store_rounded(made.graph, reader, rounded, format, made.file, at_load=True)
+    assert made.counts("DequantizeLinear") == 0
+    (y,) = made.run(x, precision="int8", fused=True)
+    wanted = x @ rounded.dequantised().T
+    assert (y - wanted).norm() <= 1e-6 * wanted.norm()
+    assert made.operators_as_run("int8") == ["MatMul"]
+    with pytest.raises(ExportError, match="quantised already"):
+        check_unrounded(made.graph)
+
+
 @pytest.mark.parametrize("name", ["uint8", "fp8"])
 def test_a_matrix_in_8_bits_alone_takes_a_quarter_of_fp32(
     tmp_path: Path, name: StageFormat

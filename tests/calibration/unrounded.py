@@ -59,8 +59,15 @@ def undo(graph: ir.Graph, file: WeightFile) -> None:
             continue
         if node.op_type == "DequantizeLinear" and given.is_initializer():
             matrices.pop(str(given.name))
-            own = dequantised(node)
+            own = dequantised(given, node.inputs[1])
             bypass(graph, node, given)
+            store(graph, given, own, file, may_round=True)
+        elif node.op_type == "Cast" and given.dtype == ir.DataType.INT8 and given.is_initializer():
+            matrices.pop(str(given.name))
+            (product,) = node.outputs[0].consumers()
+            own = dequantised(given, product.inputs[1])
+            bypass(graph, product, given)
+            graph.remove(node, safe=True)
             store(graph, given, own, file, may_round=True)
         elif node.op_type == "DequantizeLinear":
             quantise = given.producer()
@@ -102,11 +109,11 @@ def is_stored(value: ir.Value) -> bool:
     )
 
 
-def dequantised(node: ir.Node) -> Tensor:
+def dequantised(*stored: ir.Value | None) -> Tensor:
     """What a matrix [K, N] in integers is worth, with a scale for each column or block of rows."""
     values, scale = (
         value.const_value.numpy().astype(np.float32)
-        for value in node.inputs[:2]
+        for value in stored
         if value is not None and value.const_value is not None
     )
     if scale.ndim == 2:

@@ -31,7 +31,7 @@ def test_ratios_are_to_the_faithful_run_of_whichever_bundle() -> None:
 def test_a_whole_request_takes_longer_than_its_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     short = replace(PRESETS["faithful"], plan="euler-2")
     monkeypatch.setitem(PRESETS, "faithful", short)  # type: ignore[arg-type]
-    found = bench_presets([Bundle.open(miniature())], threads=1)[0]
+    found = bench_presets([Bundle.open(miniature())], runs=1, threads=1)[0]
     assert (found.preset, found.plan, found.passes) == ("faithful", "euler-2", 4)
     assert 0 < found.sampling_s < found.clip_s
 

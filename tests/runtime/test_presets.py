@@ -45,6 +45,9 @@ def test_a_student_offers_its_own_alone(tiny: Bundle, tmp_path: Path) -> None:
     for lacking in PRESETS.keys() - {"student-4"}:
         with pytest.raises(RequestError, match=r"distilled to student-4.*it offers student-4$"):
             PlanChoice(own).plan(lacking, cfg_scale=1)
+    for name in ("euler-4", "ls3-8", "nonsense"):
+        with pytest.raises(RequestError, match=rf"does not follow plan '{name}': use student-4$"):
+            PlanChoice(own).plan(name, cfg_scale=1)
 
 
 @pytest.mark.parametrize(
