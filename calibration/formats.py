@@ -57,7 +57,7 @@ class Format:
 FORMATS: Mapping[StageFormat, Format] = {
     # ONNX Runtime's fast kernel on a CPU takes unsigned activations (spec QUANTISATION §1, step 4)
     "uint8": Format(name="uint8", activation="uint8", weight="int8", per_token=True),
-    "int8": Format(name="int8", activation="int8", weight="int8"),
+    "int8": Format(name="int8", activation="int8", weight="int8", per_token=True),
     "fp8": Format(name="fp8", activation="fp8", weight="fp8"),
     # 4-bit integers and blocks came with opset 21
     "int4": Format(name="int4", activation=None, weight="int4", block=64, opset=21),

@@ -31,6 +31,7 @@ from omni_rt.targets import Target
 
 _LARGEST = 8.0  # of every activation, as made up as the weights
 _STAGE = "dit_step"
+_LAST_OF_LAYERS = ("to_out.weight", "ff.ff.2.weight")
 
 
 def write_random_step(
@@ -73,14 +74,15 @@ def _made_up_recipe(graph: StageGraph, format: Format) -> Recipe:
         sizes = dict.fromkeys([*made, *given], _LARGEST)
     return Recipe(
         format=format,
-        smoothings=by_matrix(_made_up_smoothings(graph)),
+        smoothings=by_matrix(_made_up_smoothings(graph, format)),
         folds=Folds(()),
         fold_id="random",
         attention=sizes,
     )
 
 
-def _made_up_smoothings(graph: StageGraph) -> Iterator[Smoothing]:
+def _made_up_smoothings(graph: StageGraph, format: Format) -> Iterator[Smoothing]:
+    """Scales for each token are where a trained model's search takes most of them."""
     for names in graph.groups():
         if is_rounded(names[0]):
             one = torch.ones(graph.tensors[names[0]].shape[1])
@@ -91,4 +93,5 @@ def _made_up_smoothings(graph: StageGraph) -> Iterator[Smoothing]:
                 largest=_LARGEST,
                 importance=one,
                 error=0.0,
+                per_token=format.offers_per_token and names[0].endswith(_LAST_OF_LAYERS),
             )

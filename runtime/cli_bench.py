@@ -120,7 +120,9 @@ def _presets(
         for one in times
     ]
     columns = ("preset", "plan", "passes", "sampling s", "clip s", "sampling", "clip")
-    terminal.print_table(f"one request, median of {runs}, and how much faster than faithful", columns, rows)
+    terminal.print_table(
+        f"one request, median of {runs}, and how much faster than faithful", columns, rows
+    )
 
 
 def _compare(before: Baseline, after: Baseline, max_slowdown: float) -> None:

@@ -122,12 +122,15 @@ def test_products_are_those_of_the_rounded_activation_and_matrix(
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_products_of_tokens_with_scales_of_their_own(tmp_path: Path, fused: bool) -> None:
+@pytest.mark.parametrize("name", ["uint8", "int8"])
+def test_products_of_tokens_with_scales_of_their_own(
+    tmp_path: Path, name: StageFormat, fused: bool
+) -> None:
     """Tokens a million times as large as others, and one of zeros; for two matrices at once."""
     sizes = 10.0 ** torch.linspace(-3, 3, 33)
     x, matrices = noise(33, 128, seed=1) * sizes[:, None], (noise(24, 128), noise(40, 128, seed=3))
     x[5] = 0
-    format, made = FORMATS["uint8"], MatMulGraph(tmp_path, *matrices)
+    format, made = FORMATS[name], MatMulGraph(tmp_path, *matrices)
     own = readers(made.graph)
     round_each_token(made.graph, own[0].activation, format)
     for reader, matrix in zip(own, matrices, strict=True):

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from omni_rt.calibration.formats import FORMATS
+from omni_rt.calibration.qdq import round_each_token
 from omni_rt.export.engines.narrowing import narrow
 
 from .graphs import TOKENS, WIDTH, GraphBuilder, attention, model_of, product
@@ -105,3 +107,15 @@ def test_8_bit_products_put_out_fp32_and_weights_alone_are_restored_in_16() -> N
         graph = product(format, weights_only=alone)
         narrow(graph, "float16")
         assert types(graph, "DequantizeLinear") == restored
+
+
+def test_sizes_of_tokens_are_fp32_whatever_made_the_tokens() -> None:
+    """A token of zeros is divided by 1e-12, which fp16 rounds to zero."""
+    build = GraphBuilder()
+    made = build.node("MatMul", build.input("x", 4, 8), build.weight("a", 8, 8))
+    build.output("y", build.node("MatMul", made, build.weight("b", 8, 8)))
+    round_each_token(build.graph, made, FORMATS["int8"])
+    narrow(build.graph, "float16")
+    assert types(build.graph, "Abs") == {"FLOAT16"}
+    for op in ("ReduceMax", "Max", "Div"):
+        assert types(build.graph, op) == {"FLOAT"}
