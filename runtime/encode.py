@@ -128,6 +128,7 @@ class Encoder:
     def __init__(self, bundle: Bundle, pool: EnginePool, senses: Senses, thinker: Thinker) -> None:
         self._bundle, self._pool = bundle, pool
         self._senses, self._thinker = senses, thinker
+        self._silent_prepend: Floats | None = None
 
     @property
     def _dims(self) -> Dims:
@@ -238,8 +239,17 @@ class Encoder:
 
     def prepend(self, conditioning: Conditioning) -> Floats:
         """[1, N, D] from the waveform, its mask and the sync features, absent ones silent."""
-        dims = self._dims
         wave, sync, keep = conditioning.waveform, conditioning.sync, conditioning.mel_keep
+        if wave is not None or sync is not None or keep is not None:
+            return self._prepended(wave, sync, keep)
+        if self._silent_prepend is None:  # the same for every request that is words alone
+            self._silent_prepend = self._prepended(None, None, None)
+        return self._silent_prepend
+
+    def _prepended(
+        self, wave: Floats | None, sync: Floats | None, keep: NDArray[np.bool_] | None
+    ) -> Floats:
+        dims = self._dims
         if wave is None:
             wave = np.zeros(dims.window_samples, np.float32)
         if sync is None:

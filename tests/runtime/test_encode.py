@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from omni_rt import Session, miniature
+from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning, shorten
+from omni_rt.engines import Array, Engine
+from omni_rt.engines.ort import load_engine
 from omni_rt.errors import RequestError
 
 HIDDEN = np.ones((3, 4))
@@ -116,3 +121,40 @@ def test_wrong_transcript_ids_are_named(ids: Any) -> None:
 def test_a_wrong_rank_or_an_empty_axis_is_refused(name: str, value: Any) -> None:
     with pytest.raises(RequestError):
         Conditioning.from_arrays(**{"hidden": HIDDEN, name: value})
+
+
+class Counting:
+    """Loads engines and counts the runs of `signal`."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, bundle: Bundle, stage: str, threads: int | None, /) -> Engine:
+        engine = load_engine(bundle, stage, threads)
+        if stage == "signal":
+            engine.run = self._counted(engine.run)  # type: ignore[method-assign]
+        return engine
+
+    def _counted(self, run: Callable[..., dict[str, Array]]) -> Callable[..., dict[str, Array]]:
+        def counted(**inputs: Array) -> dict[str, Array]:
+            self.runs += 1
+            return run(**inputs)
+
+        return counted
+
+
+def test_what_words_alone_prepend_is_computed_once() -> None:
+    """And it is what silence prepends, to the bit."""
+    counting = Counting()
+    with Session(miniature(), engine=counting, threads=1) as session:
+        dims = session.bundle.manifest.dims
+        hidden = np.ones((3, dims.hidden_width), np.float32)
+        words = Conditioning.from_arrays(hidden=hidden)
+        silent = Conditioning.from_arrays(hidden=hidden, waveform=np.zeros(dims.window_samples))
+        loud = Conditioning.from_arrays(hidden=hidden, waveform=np.ones(dims.window_samples))
+        made = [session.sample(given, seed=1, plan="euler-1") for given in (words, words)]
+        assert counting.runs == 1
+        made += [session.sample(given, seed=1, plan="euler-1") for given in (silent, loud, words)]
+        assert counting.runs == 3
+    assert all(np.array_equal(made[0], made[i]) for i in (1, 2, 4))
+    assert not np.array_equal(made[0], made[3])
