@@ -47,7 +47,10 @@ def random_step(
         from omni_rt.targets import target_named
 
         sizes, _ = read_config(config)
-        write_random_step(out, sizes, target_named(target), depth=depth, seed=seed)
+        with terminal.stage_notes(quiet=False) as tell:
+            write_random_step(
+                out, sizes, target_named(target), depth=depth, seed=seed, progress=tell
+            )
         terminal.say(f"{out} written")
 
 

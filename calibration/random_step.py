@@ -6,7 +6,7 @@ A full-size one takes 12 GB of disk while it is written (6 GB of 16-bit weights,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +29,21 @@ from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import write_manifest
 from omni_rt.targets import Target
 
+Progress = Callable[[str], None]
+
 _LARGEST = 8.0  # of every activation, as made up as the weights
 _STAGE = "dit_step"
 _LAST_OF_LAYERS = ("to_out.weight", "ff.ff.2.weight")
 
 
 def write_random_step(
-    out: Path, config: ModelConfig, target: Target, *, depth: int | None = None, seed: int = 0
+    out: Path,
+    config: ModelConfig,
+    target: Target,
+    *,
+    depth: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
 ) -> Path:
     """Write a bundle with one stage, `dit_step`, of a configuration's sizes. Returns its path.
 
@@ -49,11 +57,13 @@ def write_random_step(
         TemporaryDirectory(dir=draft.parent) as folder,
     ):
         source = Path(folder)
+        progress(f"{values / 1e6:.0f} million weights, depth {config.depth}")
         manifest = write_random_stages(source, config, [_STAGE], seed=seed, half=True)
         unrounded, spec = Bundle(source, manifest), manifest.graphs[_STAGE]
         copy_files(unrounded, draft, keep=lambda path: not path.startswith("graphs/"))
         (draft / "graphs").mkdir()
         file = WeightFile(draft / spec.data[0])
+        progress(f"rounding them for {target.name}")
         try:
             graph = StageGraph(unrounded, _STAGE)
             graph.write(_made_up_recipe(graph, format), file)
