@@ -36,6 +36,7 @@ from omni_rt.engines.registry import AUTO
 from omni_rt.errors import RequestError
 from omni_rt.mux import VIDEO_SUFFIXES, check_video_target, with_sound
 from omni_rt.plans import Plan, make_plan
+from omni_rt.session import Session
 from omni_rt.video import probe
 
 _LONGER_S = 0.1  # than the picture, that is cut without a word
@@ -47,13 +48,16 @@ def commands(app: typer.Typer) -> None:
     app.command()(edit)
 
 
-def _shifted(plan: Plan, shift: float | None) -> Plan:
-    """The same analytic plan on warped times."""
+def _shifted(
+    session: Session, plan: str | None, cfg_scale: float | None, shift: float | None
+) -> str | Plan | None:
+    """The same analytic plan on warped times, if it is to be warped."""
     if shift is None:
         return plan
-    if plan.method is None:
-        raise RequestError(f"plan {plan.name!r} is fitted to its times: --shift cannot warp them")
-    return make_plan(f"{plan.method}-{plan.steps}", shift=shift)
+    found = session.plan(plan, cfg_scale=cfg_scale)
+    if found.method is None:
+        raise RequestError(f"plan {found.name!r} is fitted to its times: --shift cannot warp them")
+    return make_plan(f"{found.method}-{found.steps}", shift=shift)
 
 
 @contextmanager
@@ -174,7 +178,7 @@ def generate(
                 init_audio=init_audio,
                 init_strength=init_strength,
                 duration_s=duration,
-                plan=_shifted(session.plan(plan, cfg_scale=cfg_scale), shift),
+                plan=_shifted(session, plan, cfg_scale, shift),
                 cfg_scale=cfg_scale,
                 rescale=rescale,
                 seed=seed,
@@ -238,7 +242,7 @@ def edit(
                 transcript=transcript,
                 new_transcript=new_transcript,
                 negative_prompt=negative_prompt,
-                plan=_shifted(session.plan(plan, cfg_scale=cfg_scale), shift),
+                plan=_shifted(session, plan, cfg_scale, shift),
                 cfg_scale=cfg_scale,
                 rescale=rescale,
                 seed=seed,

@@ -8,7 +8,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.options import checked_guidance
 from omni_rt.plans import Model, Plan
-from omni_rt.presets import not_followed, plan_named
+from omni_rt.presets import FAITHFUL, not_followed, plan_named
 
 _UNGUIDED = 1.0
 _log = logging.getLogger("omni_rt")
@@ -38,6 +38,25 @@ class PlanChoice:
         self._check_student(found, guidance)
         self._tell(found, guidance)
         return found
+
+    def of_variation(self, plan: str | Plan | None, *, cfg_scale: float) -> str | Plan | None:
+        """What to sample a variation of a clip with: `plan`, or faithful where a default cannot.
+
+        Rows that were fitted hold from pure noise on, so that a default of them is not taken; a
+        warning says so. What was named is left to be refused.
+        """
+        if plan is not None or self._bundle.student_plans:
+            return plan
+        default = self._named(None, checked_guidance(cfg_scale))
+        if default.method is not None:
+            return None
+        _log.warning(
+            "plan %s is fitted and cannot start from a clip: %s is taken; name an analytic plan "
+            "such as ab3-25 for less work",
+            default.name,
+            FAITHFUL.plan,
+        )
+        return FAITHFUL.plan
 
     def _named(self, name: str | None, guidance: float) -> Plan:
         name = self._bundle.manifest.default_plan if name is None else name

@@ -144,9 +144,10 @@ class Session:
         how much of it remains: sampling starts at σ = 1 − init_strength from clip·(1−σ) + noise·σ.
         duration_s: the video's, else 10, or one window if that is shorter; trimmed below one window
         (10.96 s officially), joined from segments above it (T2A, T2M, V2A, V2M). normalise: divide
-        by the peak, as the original does. plan, cfg_scale: the bundle's own; a student's bundle
-        refuses others. on_step(done, total) is called after every step; `cancel` stops within one.
-        The same seed gives the same bits; None draws one (see `Audio.made`).
+        by the peak, as the original does. plan, cfg_scale: the bundle's own (of a variation
+        euler-100, where the bundle's is fitted); a student's bundle refuses others.
+        on_step(done, total) is called after every step; `cancel` stops within one. The
+        same seed gives the same bits; None draws one (see `Audio.made`).
 
         Raises RequestError, Cancelled or EngineError; the session stays usable after each.
         """
@@ -163,6 +164,8 @@ class Session:
             "allow_damaged": allow_damaged,
         }
         request = make_request(task, given, among=GENERATION)
+        if init_audio is not None:
+            plan = self._plans.of_variation(plan, cfg_scale=self._plans.guidance(cfg_scale))
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         request = self._complete(request, cancel)
         if init_audio is not None:

@@ -144,6 +144,18 @@ def test_a_student_runs_its_own_plan_unguided_and_no_other(tiny: Bundle, tmp_pat
             choice.plan(other, cfg_scale=1)
 
 
+def test_variations_are_faithful_where_the_default_is_fitted_and_a_warning_says_so(
+    tiny: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert PlanChoice(tiny).of_variation(None, cfg_scale=7) is None
+    assert not caplog.records
+    own = bundle_with(tmp_path / "own", fitted(model_of(tiny)), default_plan="ls3-2")
+    assert PlanChoice(own).of_variation("ls3-2", cfg_scale=7) == "ls3-2"
+    assert not caplog.records
+    assert PlanChoice(own).of_variation(None, cfg_scale=7) == "euler-100"
+    assert "ls3-2 is fitted and cannot start from a clip: euler-100 is taken" in caplog.text
+
+
 def test_a_damaged_plan_file_is_one_error(tiny: Bundle, tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path / "own", fitted(model_of(tiny)))
     path = bundle.path("plans/ls3-2.json")
