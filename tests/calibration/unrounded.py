@@ -18,6 +18,7 @@ from torch import Tensor
 from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.qdq import store_as_it_is
+from omni_rt.export.bundle_plans import unmeasured
 from omni_rt.export.graphs import OPSET
 from omni_rt.export.half_weights import narrowed
 from omni_rt.export.pack import list_files
@@ -46,7 +47,7 @@ def unrounded(folder: Path) -> Bundle:
     for file in files.values():
         file.close()
     manifest = replace(packaged.manifest, graphs=graphs, files=list_files(folder), certificate=None)
-    write_manifest(manifest, folder)
+    write_manifest(unmeasured(manifest, student_plans=()), folder)
     return Bundle.open(folder)
 
 
