@@ -40,7 +40,7 @@ def write_parity(
     folder, source = draft / "parity", asked.source
     folder.mkdir()
     written = {}
-    case = _chosen_case(recorder, exact)
+    case = chosen_case(recorder, exact)
     for stage, spec in source.manifest.graphs.items():
         call = None if stage in _SYNTHETIC else _call(recorder.calls(stage), stage, case)
         path = f"parity/{stage}.npz"
@@ -75,10 +75,14 @@ def _way(asked: Certification) -> dict[str, NDArray[np.generic]]:
     return way if own is None else way | {"steps": np.array(own.steps), GRID: np.array(own.grid)}
 
 
-def _chosen_case(recorder: Recorder, exact: Mapping[str, Trajectory]) -> str:
-    """The case whose context is the shortest: the file that carries it is the smallest."""
+def chosen_case(recorder: Recorder, exact: Mapping[str, Trajectory]) -> str:
+    """The case whose context is the shortest: the file that carries it is the smallest.
+
+    Of those that ran `signal`: what words alone prepend is computed once a session.
+    """
     sizes = {call.case: call.size_bytes for call in recorder.calls("context")}
-    return min((name for name in exact if name in sizes), key=lambda name: sizes[name])
+    heard = {call.case for call in recorder.calls("signal")}
+    return min((name for name in exact if name in sizes.keys() & heard), key=lambda n: sizes[n])
 
 
 def _call(calls: Sequence[Recorded], stage: str, case: str) -> Recorded | None:

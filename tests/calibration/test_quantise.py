@@ -107,6 +107,12 @@ def test_it_is_certified_and_runs(quantised: Bundle) -> None:
     assert np.isfinite(audio.samples).all()
 
 
+def test_the_calls_of_its_parity_files_are_of_one_case(quantised: Bundle) -> None:
+    """What words alone prepend is computed once: only one of their cases has such a call."""
+    step, signal = quantised.parity("dit_step"), quantised.parity("signal")
+    assert all(np.array_equal(row, signal["prepend"][0]) for row in step["prepend"])
+
+
 def test_the_language_models_weights_take_a_fifth_of_fp32(quantised: Bundle) -> None:
     """Tables of 8 and matrices of 4 bits: ≤ 16 % officially.
 
