@@ -27,13 +27,14 @@ def run(*arguments: object) -> Result:
 
 
 def rewritten(folder: Path, file: str, values: np.ndarray) -> Path:
-    """A copy of the miniature with other bits in one file, whose hash is right."""
+    """A copy of the miniature, not measured, with other bits in one file, whose hash is right."""
     shutil.copytree(omni_rt.miniature(), folder)
     values.tofile(folder / file)
     manifest = read_manifest(folder)
     spec = FileSpec(sha256=sha256_of(folder / file), size_bytes=(folder / file).stat().st_size)
-    changed = replace(manifest, name="other", files={**manifest.files, file: spec})
-    write_manifest(changed, folder)
+    unmeasured = replace(manifest, presets=None, default_plan="euler-100")
+    files = {**manifest.files, file: spec}
+    write_manifest(replace(unmeasured, name="other", files=files), folder)
     return folder
 
 
