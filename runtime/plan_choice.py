@@ -43,9 +43,14 @@ class PlanChoice:
         """What to sample a variation of a clip with: `plan`, or faithful where a default cannot.
 
         Rows that were fitted hold from pure noise on, so that a default of them is not taken; a
-        warning says so. What was named is left to be refused.
+        warning says so. What was named is left to be refused. Raises RequestError for a student.
         """
-        if plan is not None or self._bundle.student_plans:
+        if self._bundle.student_plans:
+            raise RequestError(
+                "this bundle's model is distilled and starts from noise alone: variations of a "
+                "clip (init_audio) need its teacher's bundle"
+            )
+        if plan is not None:
             return plan
         default = self._named(None, checked_guidance(cfg_scale))
         if default.method is not None:

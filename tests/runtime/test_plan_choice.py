@@ -156,6 +156,14 @@ def test_variations_are_faithful_where_the_default_is_fitted_and_a_warning_says_
     assert "ls3-2 is fitted and cannot start from a clip: euler-100 is taken" in caplog.text
 
 
+def test_a_student_makes_no_variations(tiny: Bundle, tmp_path: Path) -> None:
+    student = fitted(model_of(tiny, kind="student"), 1.0, name="student-4")
+    own = bundle_with(tmp_path / "own", student, default_plan="student-4")
+    for plan in (None, "student-4", "euler-100"):
+        with pytest.raises(RequestError, match="distilled and starts from noise alone"):
+            PlanChoice(own).of_variation(plan, cfg_scale=1)
+
+
 def test_a_damaged_plan_file_is_one_error(tiny: Bundle, tmp_path: Path) -> None:
     bundle = bundle_with(tmp_path / "own", fitted(model_of(tiny)))
     path = bundle.path("plans/ls3-2.json")
