@@ -32,9 +32,9 @@ from omni_rt.export.reference.from_bundle import stage_tensors
 from omni_rt.export.surgery import simplify
 from omni_rt.export.weight_file import WeightFile
 
-# Stages that a request runs up to a hundred times with many tokens: a processor is better off with
-# fp32 matrices than with restoring them each time (2 and 3 times as long with 192 and 96 tokens).
-_OFTEN_RUN = frozenset({"dit_step"})
+# The stage that a request runs up to a hundred times, with many tokens: a processor is better off
+# with fp32 matrices than with restoring them each time (2 and 3 times as long, 192 and 96 tokens).
+_OFTEN_RUN = "dit_step"
 TABLE = "embed_tokens.weight"  # looked up by its rows, never multiplied
 
 
@@ -131,7 +131,7 @@ class StageGraph:
     ) -> None:
         importance = recipe.smoothings[reader.name].importance
         matrix = rounded_matrix(self._value(reader.name, recipe), format, importance=importance)
-        at_load = self.stage in _OFTEN_RUN and format == FORMATS["uint8"].weights_alone
+        at_load = self.stage == _OFTEN_RUN and format == FORMATS["uint8"].weights_alone
         store_rounded(graph, reader, matrix, format, file, at_load=at_load)
 
 

@@ -55,8 +55,9 @@ class Reader:
 
 def check_unrounded(graph: ir.Graph) -> None:
     """Raise ExportError if a graph has been rounded already."""
-    restored = (node for node in graph if node.op_type in ("QuantizeLinear", "DequantizeLinear"))
-    if any(restored) or any(map(_is_rounded, graph.initializers.values())):
+    if any(map(_is_rounded, graph.initializers.values())) or any(
+        node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph
+    ):
         raise ExportError(f"graph {graph.name} is quantised already: start from the fp32 bundle")
 
 

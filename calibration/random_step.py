@@ -1,7 +1,7 @@
 """A step of any size with random rounded weights: for compilers, whose work depends on sizes alone.
 
 The graph is traced and rounded by the code that makes real bundles; only the numbers are made up.
-A full-size one takes 12 GB of disk while it is written (6 GB of 16-bit weights, then the rounded).
+A full-size one asks for 11 GB of free disk: 16-bit weights are written first, then the rounded.
 """
 
 from __future__ import annotations

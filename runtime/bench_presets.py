@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning
@@ -14,6 +13,7 @@ from omni_rt.plans import Plan
 from omni_rt.presets import FAITHFUL, offered, passes
 from omni_rt.session import Session
 from omni_rt.tasks import TextToAudio
+from omni_rt.timing import Timing
 
 Progress = Callable[[str], None]
 
@@ -60,15 +60,15 @@ def bench_presets(
                 progress(f"{bundle.manifest.name}: {preset.name}")
                 plan, guidance = session.plan(preset.name), session.guidance()
                 seconds = [_timed(session, plan) for _ in range(runs)]
-                sampling_s, clip_s = map(median, zip(*seconds, strict=True))
+                sampling, clip = map(Timing.of, zip(*seconds, strict=True))
                 found.append(
                     PresetTime(
                         bundle=bundle.manifest.name,
                         preset=preset.name,
                         plan=preset.plan,
                         passes=passes(plan, cfg_scale=guidance),
-                        sampling_s=sampling_s,
-                        clip_s=clip_s,
+                        sampling_s=sampling.p50_s,
+                        clip_s=clip.p50_s,
                     )
                 )
     return tuple(found)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -128,7 +129,6 @@ class Encoder:
     def __init__(self, bundle: Bundle, pool: EnginePool, senses: Senses, thinker: Thinker) -> None:
         self._bundle, self._pool = bundle, pool
         self._senses, self._thinker = senses, thinker
-        self._silent_prepend: Floats | None = None
 
     @property
     def _dims(self) -> Dims:
@@ -242,9 +242,12 @@ class Encoder:
         wave, sync, keep = conditioning.waveform, conditioning.sync, conditioning.mel_keep
         if wave is not None or sync is not None or keep is not None:
             return self._prepended(wave, sync, keep)
-        if self._silent_prepend is None:  # the same for every request that is words alone
-            self._silent_prepend = self._prepended(None, None, None)
         return self._silent_prepend
+
+    @cached_property
+    def _silent_prepend(self) -> Floats:
+        """The same for every request that is words alone."""
+        return self._prepended(None, None, None)
 
     def _prepended(
         self, wave: Floats | None, sync: Floats | None, keep: NDArray[np.bool_] | None

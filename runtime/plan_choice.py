@@ -39,7 +39,7 @@ class PlanChoice:
         self._tell(found, guidance)
         return found
 
-    def of_variation(self, plan: str | Plan | None, *, cfg_scale: float) -> str | Plan | None:
+    def of_variation(self, plan: str | Plan | None) -> str | Plan | None:
         """What to sample a variation of a clip with: `plan`, or faithful where a default cannot.
 
         Rows that were fitted hold from pure noise on, so that a default of them is not taken; a
@@ -52,7 +52,7 @@ class PlanChoice:
             )
         if plan is not None:
             return plan
-        default = self._named(None, checked_guidance(cfg_scale))
+        default = self._named(None, self.guidance(None))
         if default.method is not None:
             return None
         _log.warning(

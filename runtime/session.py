@@ -165,7 +165,7 @@ class Session:
         }
         request = make_request(task, given, among=GENERATION)
         if init_audio is not None:
-            plan = self._plans.of_variation(plan, cfg_scale=self._plans.guidance(cfg_scale))
+            plan = self._plans.of_variation(plan)
         how = self._sampling(plan, cfg_scale, rescale, normalise, on_step, cancel)
         request = self._complete(request, cancel)
         if init_audio is not None:

@@ -147,12 +147,12 @@ def test_a_student_runs_its_own_plan_unguided_and_no_other(tiny: Bundle, tmp_pat
 def test_variations_are_faithful_where_the_default_is_fitted_and_a_warning_says_so(
     tiny: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert PlanChoice(tiny).of_variation(None, cfg_scale=7) is None
+    assert PlanChoice(tiny).of_variation(None) is None
     assert not caplog.records
     own = bundle_with(tmp_path / "own", fitted(model_of(tiny)), default_plan="ls3-2")
-    assert PlanChoice(own).of_variation("ls3-2", cfg_scale=7) == "ls3-2"
+    assert PlanChoice(own).of_variation("ls3-2") == "ls3-2"
     assert not caplog.records
-    assert PlanChoice(own).of_variation(None, cfg_scale=7) == "euler-100"
+    assert PlanChoice(own).of_variation(None) == "euler-100"
     assert "ls3-2 is fitted and cannot start from a clip: euler-100 is taken" in caplog.text
 
 
@@ -161,7 +161,7 @@ def test_a_student_makes_no_variations(tiny: Bundle, tmp_path: Path) -> None:
     own = bundle_with(tmp_path / "own", student, default_plan="student-4")
     for plan in (None, "student-4", "euler-100"):
         with pytest.raises(RequestError, match="distilled and starts from noise alone"):
-            PlanChoice(own).of_variation(plan, cfg_scale=1)
+            PlanChoice(own).of_variation(plan)
 
 
 def test_a_damaged_plan_file_is_one_error(tiny: Bundle, tmp_path: Path) -> None:
