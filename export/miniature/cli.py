@@ -33,7 +33,6 @@ BundleArgument = Annotated[
     Path | None,
     typer.Argument(help="The bundle's directory; the packaged miniature if not given."),
 ]
-_DEMO_PLAN = "ab3-25"
 _HELD_OUT = 2026  # the seed of examples that nothing was trained on
 
 
@@ -267,15 +266,14 @@ def demo(
         directory = miniature() if bundle is None else bundle
         with open_session(directory, engine=engine, threads=threads) as session:
             check_model(session.bundle.manifest.dims)
-            out.mkdir(parents=True, exist_ok=True)
             guidance = session.guidance(cfg_scale)
-            measured = session.bundle.manifest.presets is not None
-            usual = None if measured or session.bundle.student_plans else _DEMO_PLAN
+            chosen = session.plan(plan, cfg_scale=guidance)
+            out.mkdir(parents=True, exist_ok=True)
             with terminal.progress_bars() as bars:
                 done = run_demo(
                     session,
                     out,
-                    plan=session.plan(plan or usual, cfg_scale=guidance),
+                    plan=chosen,
                     cfg_scale=guidance,
                     seed=seed,
                     tell=bars,

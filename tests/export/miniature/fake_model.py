@@ -60,7 +60,6 @@ class FakeModel:
     requests: list[Request] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     plans: list[str | None] = field(default_factory=list)  # as they were asked for
-    presets: Any = None  # what was measured of the bundle's
 
     def __post_init__(self) -> None:
         self._due = iter(self.examples)
@@ -100,7 +99,7 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        manifest = SimpleNamespace(name="fake", dims=self.dims, presets=self.presets, graphs={})
+        manifest = SimpleNamespace(name="fake", dims=self.dims, graphs={})
         return SimpleNamespace(id="fake", manifest=manifest, student_plans=())
 
     def guidance(self, cfg_scale: float | None) -> float:

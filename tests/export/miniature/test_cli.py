@@ -17,7 +17,6 @@ from omni_rt.export.miniature import cli
 from omni_rt.export.miniature.demo import demo_examples
 from omni_rt.export.miniature.report import ScoreReport
 from tests.export.miniature.fake_model import MINIATURE_DIMS, FakeModel, due
-from tests.runtime.test_preset_record import RECORD
 
 app = typer.Typer()
 cli.commands(app)
@@ -124,13 +123,12 @@ def test_the_demo_says_what_it_made(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert told["made"][-1]["right"] == {"residual": True, "kept": True}
 
 
-def test_the_demo_takes_the_default_where_presets_are_measured(
+def test_the_demo_takes_the_bundles_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for presets, expected in ((None, "ab3-25"), (RECORD, None)):
-        model = FakeModel(list(demo_examples(7).values()), presets=presets)
-        assert run(monkeypatch, model, "demo", "b", "--out", tmp_path).exit_code == 0
-        assert model.plans == [expected]
+    model = FakeModel(list(demo_examples(7).values()))
+    assert run(monkeypatch, model, "demo", "b", "--out", tmp_path).exit_code == 0
+    assert model.plans == [None]
 
 
 def test_without_a_bundle_it_is_the_packaged_one(monkeypatch: pytest.MonkeyPatch) -> None:
