@@ -168,7 +168,7 @@ class _Build:
 
 def _contenders(model: StepModel, threads: int) -> dict[str, _Contender]:
     spec = model.bundle.graph("dit_step")
-    path = model.bundle.path(spec.path)
+    path = model.bundle.graph_file("dit_step")
     assert isinstance(model.stage.module, DitStep)
     half = TorchEngine(replace(model.stage, module=DeviceStep(model.stage.module)))
     found = {

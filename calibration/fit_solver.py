@@ -15,7 +15,7 @@ from omni_rt.calibration.solver_fit import FitSettings, Outcome, Progress, fit_a
 from omni_rt.engine_pool import EnginePool
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
-from omni_rt.export.bundle_plans import copy_with_plans, model_of, put_plans, size_bytes
+from omni_rt.export.bundle_plans import copy_with_plans, model_of, put_plans
 from omni_rt.export.pack import check_target
 from omni_rt.plan_file import FitRecord, PlanFile, merged, plan_file
 from omni_rt.session import Session
@@ -51,7 +51,7 @@ def fit_solver(options: FitOptions, *, progress: Progress = lambda _: None) -> t
     bundle = Bundle.open(options.bundle)
     _check_bundle(bundle)
     if options.out is not None:
-        check_target(options.out, size_bytes(bundle), options.overwrite)
+        check_target(options.out, bundle.manifest.size_bytes, options.overwrite)
     with TemporaryDirectory() as folder:
         cases = solver_cases(
             bundle,

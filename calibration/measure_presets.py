@@ -22,7 +22,6 @@ from omni_rt.calibration.solver_cases import MOST_CASES
 from omni_rt.calibration.trajectories import Trajectory, compared
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
-from omni_rt.export.bundle_plans import size_bytes
 from omni_rt.export.bundle_presets import copy_with_presets, put_presets
 from omni_rt.export.miniature.kept_scores import made_folder
 from omni_rt.export.miniature.report import ScoreReport
@@ -117,7 +116,7 @@ class _Job:
             progress(f"no scores: {why}")
             self._kinds = ()
         if options.out is not None:
-            check_target(options.out, size_bytes(self.bundle), options.overwrite)
+            check_target(options.out, self.bundle.manifest.size_bytes, options.overwrite)
         if self._kinds:
             made_folder(options.kept_scores)
         self._options, self._progress = options, progress

@@ -90,7 +90,7 @@ def round_bundle(
     Its certificate is also a page beside it, `OUT.report.html`, with some sounds' spectrograms.
     """
     target = _target(options)
-    needed = _ROOM_BYTES + sum(f.size_bytes for f in bundle.manifest.files.values())
+    needed = _ROOM_BYTES + bundle.manifest.size_bytes
     check_target(options.out, needed, options.overwrite)  # now, not after all the work
     make_plan(f"euler-{FINER * options.certify_steps}")  # and this
     formats, ranges = observed_ranges(bundle, inputs, options, progress=progress)

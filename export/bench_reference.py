@@ -48,9 +48,8 @@ def compare_with_reference(directory: Path, *, runs: int, threads: int) -> Compa
     )
     reference = ParityReference(model, given)
     prepared = _prepared(reference.stage("context"), reference.stage("signal"), dims.depth)
-    engine = OrtEngine(
-        bundle.path(bundle.graph("dit_step").path), bundle.graph("dit_step"), threads=threads
-    )
+    path, spec = bundle.graph_file("dit_step"), bundle.graph("dit_step")
+    engine = OrtEngine(path, spec, threads=threads)
     one = Plan(name="velocity", rows=(Row(t=_TIME, a=0.0, b=(1.0,)),), grid=(1.0, 0.0))
     how = Sampling(plan=one, cfg_scale=CFG_SCALE)
     torch.set_num_threads(threads)

@@ -100,15 +100,10 @@ def copy_with_plans(
     bundle: Bundle, files: Sequence[PlanFile], out: Path, *, overwrite: bool
 ) -> None:
     """Write a copy of a bundle with plans added. Raises ExportError as `new_directory` does."""
-    with new_directory(out, needed_bytes=size_bytes(bundle), overwrite=overwrite) as draft:
+    with new_directory(out, needed_bytes=bundle.manifest.size_bytes, overwrite=overwrite) as draft:
         copy_files(bundle, draft)
         write_manifest(bundle.manifest, draft)
         put_plans(Bundle(draft, bundle.manifest), files)
-
-
-def size_bytes(bundle: Bundle) -> int:
-    """Of all its files."""
-    return sum(spec.size_bytes for spec in bundle.manifest.files.values())
 
 
 def carry_plans(source: Bundle, rounded: Bundle) -> tuple[Manifest, tuple[str, ...]]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from omni_rt.bundle import Bundle
 from omni_rt.errors import ExportError
-from omni_rt.export.bundle_plans import size_bytes
 from omni_rt.export.pack import copy_files, new_directory
 from omni_rt.manifest import Manifest, read_manifest, replace_manifest, write_manifest
 from omni_rt.preset_record import PresetRecord
@@ -36,6 +35,6 @@ def _with(manifest: Manifest, record: PresetRecord) -> Manifest:
 
 def copy_with_presets(bundle: Bundle, record: PresetRecord, out: Path, *, overwrite: bool) -> None:
     """Write a copy of a bundle with the record. Raises ExportError as `new_directory` does."""
-    with new_directory(out, needed_bytes=size_bytes(bundle), overwrite=overwrite) as draft:
+    with new_directory(out, needed_bytes=bundle.manifest.size_bytes, overwrite=overwrite) as draft:
         copy_files(bundle, draft)
         write_manifest(_with(bundle.manifest, record), draft)

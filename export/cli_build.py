@@ -1,4 +1,4 @@
-"""`omni-rt build`: engines for a GPU, compiled from a bundle's graphs. Needs no torch."""
+"""`omni-rt build` and `pack`: engines for a GPU, compiled and brought to it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _MB = 1e6
 def commands(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command()(build)
+    app.command()(pack)
     app.command("trust-key")(trust_key)
 
 
@@ -81,6 +82,41 @@ def build(
             terminal.print_json(engines)
         else:
             _print(engines, out)
+
+
+def pack(
+    bundle: Annotated[Path, typer.Argument(help="A bundle with engines: omni-rt build.")],
+    target: Annotated[str, typer.Option(help="Whose engines to keep; a wrong one lists them.")],
+    out: Annotated[Path, typer.Option(help="The bundle to make.")],
+    engines_only: Annotated[
+        bool,
+        typer.Option("--engines-only", help="Leave out graphs and their weights: engines alone."),
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Copy what one kind of device needs of a bundle: the engines of its target and no others.
+
+    omni-rt pack bundle-rtx4090 --target rtx4090 --engines-only --out for-the-card
+
+    With --engines-only the portable graphs stay behind, so that no other library runs the result,
+    and nothing can be built or rounded from it; its certificate and engines are still held to those
+    graphs by their hashes, and omni-rt verify still measures it.
+    """
+    with terminal.errors_reported():
+        from omni_rt.export.engines.packed import pack as packed
+
+        with terminal.stage_notes(quiet=as_json) as tell:
+            manifest = packed(
+                bundle, out, target, engines_only=engines_only, overwrite=overwrite, progress=tell
+            )
+        if as_json:
+            terminal.print_json(
+                {"size_bytes": manifest.size_bytes, "left_out": list(manifest.left_out)}
+            )
+            return
+        without = f", without {len(manifest.left_out)} files of graphs" if engines_only else ""
+        terminal.say(f"{out} written: {manifest.size_bytes / _MB:.1f} MB{without}")
 
 
 def trust_key(

@@ -79,8 +79,9 @@ def check_target(
 def copy_files(
     bundle: Bundle, draft: Path, *, keep: Callable[[str], bool] = lambda _: True
 ) -> None:
-    """Copy what a bundle's manifest lists, but for the paths that are not to be kept."""
-    for path in filter(keep, bundle.manifest.files):
+    """Copy what a bundle holds, but for the paths that are not to be kept."""
+    held = [path for path in bundle.manifest.files if path not in bundle.manifest.left_out]
+    for path in filter(keep, held):
         (draft / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path(path), draft / path)
 

@@ -91,10 +91,7 @@ class Architecture:
         return cls(
             name=manifest.name,
             dims=manifest.dims,
-            weights={
-                stage: stored_values(bundle.path(graph.path))
-                for stage, graph in manifest.graphs.items()
-            },
+            weights={stage: stored_values(bundle.graph_file(stage)) for stage in manifest.graphs},
             encoder=encoder,
             decoder=decoder,
         )

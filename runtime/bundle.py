@@ -82,6 +82,26 @@ class Bundle:
                 f"this bundle has no {stage!r} stage (it has {have}): export it with that stage"
             ) from None
 
+    def graph_file(self, stage: str) -> Path:
+        """The portable graph of a stage, its weights beside it.
+
+        Raises BundleError if the bundle was exported without it, or packed for its engines alone.
+        """
+        spec = self.graph(stage)
+        if not self._absent.isdisjoint((spec.path, *spec.data)):
+            engines = {engines.library for engines in self.manifest.engines.values()}
+            raise BundleError(
+                f"this bundle was packed for its engines, without the graph of {stage!r}: pass "
+                f"--engine {' or '.join(sorted(engines)) or 'of another bundle'}, or use the "
+                "bundle that it was packed from"
+            )
+        return self.path(spec.path)
+
+    @cached_property
+    def _absent(self) -> frozenset[str]:
+        """Paths of the manifest that are not in this copy."""
+        return frozenset(self.manifest.left_out)
+
     @cached_property
     def id(self) -> str:
         """Digest of the manifest, which lists the digests of everything else."""
@@ -204,6 +224,20 @@ class Bundle:
         if failed:
             raise BundleError(f"the certificate fails for {', '.join(failed)}" + hint)
 
+    def require_on_device(self, library: str) -> None:
+        """Raise BundleError if engines of a library missed their bounds on a GPU.
+
+        Those that were not measured pass: what is known of them is the certificate.
+        """
+        for target, engines in self.manifest.engines.items():
+            found = engines.on_device
+            if engines.library == library and found is not None and found.failed():
+                raise BundleError(
+                    f"the engines for {target} are out of bounds on {found.device}: "
+                    f"{', '.join(found.failed())}; build them again, measure them again with "
+                    "omni-rt verify --device, or pass allow_uncertified=True"
+                )
+
     def graph_digest(self, stage: str) -> str:
         """One digest over the files of a stage's graph."""
         return graph_digest(self.manifest.graphs[stage], self.manifest.files)
@@ -216,9 +250,10 @@ class Bundle:
 
     def _verify_files(self, progress: Progress | None) -> None:
         root = self.directory.resolve()
-        total = sum(spec.size_bytes for spec in self.manifest.files.values())
+        total = self.manifest.size_bytes
+        files = {p: spec for p, spec in self.manifest.files.items() if p not in self._absent}
         done = 0
-        for relative, spec in self.manifest.files.items():
+        for relative, spec in files.items():
             path = self.path(relative)
             try:
                 inside = root in path.resolve().parents
@@ -234,9 +269,9 @@ class Bundle:
                     f"{relative}: {size} bytes, expected {spec.size_bytes}: truncated?"
                 )
         with ThreadPoolExecutor(max_workers=4) as pool:
-            paths = [self.path(relative) for relative in self.manifest.files]
+            paths = [self.path(relative) for relative in files]
             for (relative, spec), digest in zip(
-                self.manifest.files.items(), pool.map(sha256_of, paths), strict=True
+                files.items(), pool.map(sha256_of, paths), strict=True
             ):
                 if digest != spec.sha256:
                     raise BundleError(f"{relative}: its sha256 is not the manifest's: changed?")
@@ -248,6 +283,8 @@ class Bundle:
         """Ports as the contract says for these sizes, and weights in listed files alone."""
         for stage, graph in self.manifest.graphs.items():
             check_ports(stage, graph, self.manifest.dims)
+            if graph.path in self._absent:
+                continue
             listed = {PurePosixPath(path).name for path in graph.data}
             unlisted = external_files(self.path(graph.path)) - listed
             if unlisted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from omni_rt import report_page as html
 from omni_rt.audio import Audio
@@ -31,6 +31,8 @@ def certificate_page(bundle: Bundle, pairs: Pairs = ()) -> str:
         if certificate.rounding is not None:
             parts += rounding_sections(certificate.rounding, origins)
         parts += [html.heading("Where the bounds come from"), html.listing(origins, numbered=True)]
+    if manifest.engines:
+        parts += _engines(manifest)
     parts += spectrograms(pairs, "unrounded", "this bundle")
     return html.page(_title(manifest), parts)
 
@@ -97,7 +99,7 @@ def _sizes(manifest: Manifest) -> list[Html]:
         stage: sum(manifest.files[path].size_bytes for path in (graph.path, *graph.data)) / 1e6
         for stage, graph in manifest.graphs.items()
     }
-    total = sum(spec.size_bytes for spec in manifest.files.values()) / 1e6
+    total, absent = manifest.size_bytes / 1e6, manifest.left_out
     rows = [
         (stage, manifest.graphs[stage].precision, f"{size:.2f}") for stage, size in sizes.items()
     ]
@@ -106,6 +108,7 @@ def _sizes(manifest: Manifest) -> list[Html]:
         html.paragraph(
             f"{total:.2f} MB on disk in all, with text and parity files. "
             "Weights that stages share count for each of them."
+            + (" The files below stayed behind when its engines were packed." if absent else "")
         ),
         html.table(("stage", "precision", "MB"), rows),
         html.figure(
@@ -133,6 +136,41 @@ def _measurements(certificate: Certificate, origins: list[str]) -> list[Html]:
         ),
         html.table(columns, rows),
     ]
+
+
+def _engines(manifest: Manifest) -> list[Html]:
+    """What was compiled, what the compiler proved of it, and what was measured on a GPU."""
+    parts = [html.heading("Engines")]
+    for target, engines in manifest.engines.items():
+        sm = "sm_" + engines.compute_capability.replace(".", "")
+        parts.append(
+            html.paragraph(f"{target}: {engines.library} {engines.version}, {sm}; {engines.known}.")
+        )
+        found = engines.on_device
+        on_device = {} if found is None else {**found.stages, **found.end_to_end}
+        rows = [
+            (
+                stage,
+                spec.base_type,
+                str(spec.rounded_products),
+                f"{spec.fused_attentions} of {spec.attentions}",
+                f"{manifest.files[spec.path].size_bytes / 1e6:.2f}",
+                *_worst(stage, on_device),
+            )
+            for stage, spec in engines.stages.items()
+        ]
+        columns = ("stage", "not rounded", "rounded products", "fused", "MB", "on the GPU", "")
+        parts.append(html.table(columns, rows))
+    return parts
+
+
+def _worst(stage: str, measured: Mapping[str, Measurement]) -> tuple[str, Html]:
+    """The output of a stage that is nearest to its bound, or beyond it."""
+    own = [m for name, m in measured.items() if name.split("/")[0] == stage]
+    if not own:
+        return "not run", Html("")
+    worst = max(own, key=lambda m: m.rel_l2 / m.bound_rel_l2)
+    return f"{worst.rel_l2:.2e}, at most {worst.bound_rel_l2:.2g}", html.mark(worst.passed)
 
 
 def _measurement_row(name: str, m: Measurement, origins: list[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from omni_rt import (
 from omni_rt.bundle import Bundle
 from omni_rt.cli_options import BundleArgument, EngineName, Json, Threads
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
-from omni_rt.manifest import Measurement
+from omni_rt.manifest import Manifest, Measurement
 from omni_rt.plan_file import FitRecord
 
 app = typer.Typer(
@@ -61,9 +61,8 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
         if as_json:
             terminal.print_json(manifest)
             return
-        size = sum(spec.size_bytes for spec in manifest.files.values())
         dims = manifest.dims
-        terminal.say(f"{manifest.name}  id {opened.id}  {size / 1e6:.1f} MB")
+        terminal.say(f"{manifest.name}  id {opened.id}  {manifest.size_bytes / 1e6:.1f} MB")
         terminal.say(f"weights: {manifest.weights_licence}")
         terminal.say(
             f"transformer {dims.width} wide, {dims.depth} deep, {dims.heads} heads; "
@@ -79,6 +78,8 @@ def inspect(bundle: BundleArgument, as_json: Json = False) -> None:
         terminal.print_table("stages", ("stage", "precision", "opset", "graph kB"), rows)
         if opened.plan_files:
             _print_plans(opened)
+        if manifest.engines:
+            _print_engines(manifest)
         if "dit_step" in manifest.graphs:
             cli_presets.print_presets(opened)
         certificate = manifest.certificate
@@ -106,6 +107,24 @@ def _print_plans(bundle: Bundle) -> None:
     ]
     columns = ("plan", "for", "guidance", "steps", "rel. L2", "others")
     terminal.print_table("plans of its own, and how far they end from exact", columns, rows)
+
+
+def _print_engines(manifest: Manifest) -> None:
+    rows = [
+        (
+            target,
+            f"{engines.library} {engines.version}",
+            "sm_" + engines.compute_capability.replace(".", ""),
+            f"{len(engines.stages)} of {len(manifest.graphs)}",
+            f"{sum(manifest.files[s.path].size_bytes for s in engines.stages.values()) / 1e6:.1f}",
+            engines.known,
+        )
+        for target, engines in manifest.engines.items()
+    ]
+    columns = ("target", "library", "GPU", "stages", "plans MB", "known")
+    terminal.print_table("engines", columns, rows)
+    if manifest.left_out:
+        terminal.say("packed for its engines: the graphs that they were built from are not here")
 
 
 def _others(fit: FitRecord) -> str:
@@ -136,34 +155,54 @@ def _print_measurements(title: str, measured: dict[str, Measurement]) -> None:
 def verify(
     bundle: BundleArgument,
     engine: EngineName = AUTO,
+    device: Annotated[
+        bool,
+        typer.Option(
+            "--device",
+            help="The compiled engines on this machine's GPU, and keep in the bundle what they do.",
+        ),
+    ] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure every stage on this machine against the reference outputs in the bundle.
 
     Exit status 1 if a file is damaged or a stage is further from the reference than its bound.
+
+    omni-rt verify bundle-rtx4090 --device
+
+    Engines that were built ahead of time are proved by their compiler, and their rounding is
+    emulated. With --device they are measured, and the bundle says on which GPU; a session refuses
+    engines that were out of bounds there. The bundle's id changes.
     """
+    from omni_rt import on_device
     from omni_rt import verify as verification
 
     with terminal.errors_reported():
         engine_loader(engine)  # an unknown one is told before the work begins
         with terminal.progress_bars() as bars:
             opened = Bundle.open(bundle, progress=bars("verifying the bundle"))
+        here = on_device.engines_here(opened, engine) if device else None
+        library = resolved(engine) if here is None else here.library
         measured: dict[str, Measurement] = {}
         with terminal.stage_notes(quiet=as_json) as tell:
 
             def loader(stage: str) -> Any:
                 tell(stage)
-                return verification.load(opened, stage, threads=threads, engine=engine)
+                return verification.load(opened, stage, threads=threads, engine=library)
 
-            for _, of_stage, whole in verification.measurements(opened, loader):
-                measured |= {**of_stage, **whole}
+            if here is None:
+                for _, of_stage, whole in verification.measurements(opened, loader):
+                    measured |= {**of_stage, **whole}
+            else:
+                found = on_device.measured_here(opened, here, loader)
+                measured |= {**found.stages, **found.end_to_end}
+                on_device.keep(opened, here, found)
+        where = "this machine" if here is None else f"{here.device}, CUDA {here.driver}"
         if as_json:
-            terminal.print_json(
-                {"bundle": opened.id, "engine": resolved(engine), "measured": measured}
-            )
+            terminal.print_json({"bundle": opened.id, "engine": library, "measured": measured})
         else:
-            _print_measurements(f"measured on this machine: {resolved(engine)}", measured)
+            _print_measurements(f"measured on {where}: {library}", measured)
         failed = [name for name, m in measured.items() if not m.passed]
         if failed:
             terminal.fail(f"out of bounds: {', '.join(failed)}")

@@ -64,7 +64,7 @@ class Opened:
             name=manifest.name,
             target=None if rounding is None else rounding.target,
             bundle=self.bundle.id,
-            size_bytes=sum(sizes.values()),
+            size_bytes=manifest.size_bytes,
             graphs_bytes=sum(sizes[path] for path in set().union(*parts.values())),
             stages={
                 stage: StageFacts(

@@ -243,6 +243,20 @@ class EngineSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OnDevice:
+    """Compiled engines as they ran on a GPU, beside what the bundle's parity files hold."""
+
+    device: str  # the GPU's name
+    driver: str  # the newest CUDA that its driver runs, "12.6"
+    stages: Mapping[str, Measurement]  # "dit_step/v" → …
+    end_to_end: Mapping[str, Measurement]
+
+    def failed(self) -> tuple[str, ...]:
+        """Names of what misses its bound."""
+        return tuple(n for n, m in {**self.stages, **self.end_to_end}.items() if not m.passed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetEngines:
     """All that was compiled for one target, by one library."""
 
@@ -250,6 +264,17 @@ class TargetEngines:
     version: str
     compute_capability: str  # "8.9"
     stages: Mapping[str, EngineSpec]
+    on_device: OnDevice | None = None  # None: compiled and proved, not measured
+
+    @property
+    def known(self) -> str:
+        """What is known of them, in words."""
+        found = self.on_device
+        if found is None:
+            return "compiled and proved, not run"
+        if found.failed():
+            return f"out of bounds on {found.device}: {', '.join(found.failed())}"
+        return f"measured on {found.device}, CUDA {found.driver}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +295,13 @@ class Manifest:
     certificate: Certificate | None = field(default=None)
     default_guidance: float = field(default=OFFICIAL_GUIDANCE)  # 1 for a student
     presets: PresetRecord | None = None  # None: not measured
+    left_out: tuple[str, ...] = ()  # files of graphs that this copy, packed for its engines, lacks
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files that are there."""
+        absent = set(self.left_out)
+        return sum(f.size_bytes for path, f in self.files.items() if path not in absent)
 
 
 def parse_manifest(raw: object) -> Manifest:
@@ -302,10 +334,13 @@ def _check_paths(manifest: Manifest) -> None:
     text = manifest.text
     used = {*manifest.plans.values(), *manifest.parity.values(), manifest.constants}
     used |= {p for p in (text.tokenizer, text.prompts, text.vocabulary) if p is not None}
-    for graph in manifest.graphs.values():
-        used |= {graph.path, *graph.data}
     for target in manifest.engines.values():
         used |= {engine.path for engine in target.stages.values()}
+    graphs = {path for graph in manifest.graphs.values() for path in (graph.path, *graph.data)}
+    needed = sorted(set(manifest.left_out) - (graphs - used))
+    if needed:
+        raise BundleError(f"manifest.left_out: no files of graphs alone: {', '.join(needed)}")
+    used |= graphs
     for path in sorted(used | manifest.files.keys()):
         if not is_inside(path):
             raise BundleError(f"manifest: path {path!r} leaves the bundle")

@@ -20,7 +20,7 @@ from omni_rt.bundle import Bundle, Progress
 from omni_rt.completion import for_record, with_clips_read, with_words
 from omni_rt.encode import Conditioning, Floats
 from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
-from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader
+from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader, resolved
 from omni_rt.errors import BundleError, RequestError
 from omni_rt.longform import (
     edited,
@@ -103,6 +103,8 @@ class Session:
         self.bundle = Bundle.open(bundle, progress=progress)
         if not allow_uncertified:
             self.bundle.require_certificate()
+            if isinstance(engine, str):
+                self.bundle.require_on_device(resolved(engine))
         pool = EnginePool(self.bundle, device=device, threads=threads, memory=memory, engine=load)
         self._pipeline = Pipeline(self.bundle, pool)
         self._plans = PlanChoice(self.bundle)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_rt.errors import RequestError
-from omni_rt.manifest import Dims, Precision
+from omni_rt.manifest import BaseType, Dims, Precision
 
 StageFormat = Literal["uint8", "int8", "fp8", "int4"]
 PRECISIONS: Mapping[StageFormat, Precision] = {  # what a manifest says of a graph in a format
@@ -109,6 +109,28 @@ def rounded_bound(precision: Precision, stage: str, dims: Dims) -> tuple[float, 
     depth = _depth(stage, dims)
     bound = min(per_block * math.sqrt(depth), _LARGEST_BOUND)
     return bound, f"{origin}; errors of {depth} blocks as independent, at most {_LARGEST_BOUND:g}"
+
+
+# An operand of a product, rounded to 11 or 8 bits, is off by at most this part of itself.
+_UNIT_ROUNDOFF: Mapping[BaseType, float] = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+_ROUNDOFFS = 4.0  # of a block
+
+
+def narrow_bound(base: BaseType, stage: str, dims: Dims) -> tuple[float, str] | None:
+    """What 16-bit products may add to a stage's error, and where it comes from; None in fp32.
+
+    Of independent roundings by less than u each adds u/√3 at most, as a root of squares; a block
+    has six products in a row, of two operands each: 2 u, doubled for what amplifies. Measured on
+    the miniature, computed so on a processor: .4 to 1.3 u a stage, 2 u for the autoencoder's std.
+    """
+    roundoff = _UNIT_ROUNDOFF.get(base)
+    if roundoff is None:
+        return None
+    depth = _depth(stage, dims)
+    return _ROUNDOFFS * roundoff * math.sqrt(depth), (
+        f"products in {base}: {_ROUNDOFFS:g} roundings of {roundoff:.1e} a block, {depth} blocks "
+        "as independent"
+    )
 
 
 def _depth(stage: str, dims: Dims) -> int:

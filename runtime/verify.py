@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Context, Prepared
-from omni_rt.engines import Engine
+from omni_rt.engines import Engine, NarrowEngine
 from omni_rt.engines.ort import OrtEngine
 from omni_rt.engines.registry import AUTO, engine_loader, resolved
-from omni_rt.manifest import Certificate, Measurement
+from omni_rt.manifest import BaseType, Certificate, Measurement
 from omni_rt.metrics import measure
 from omni_rt.options import Sampling
 from omni_rt.plans import Plan, make_plan
 from omni_rt.sampling import run_plan
-from omni_rt.targets import rounded_bound
+from omni_rt.targets import narrow_bound, rounded_bound
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -48,8 +48,8 @@ END_TO_END_ORIGIN = (
 def load(bundle: Bundle, stage: str, *, threads: int | None = None, engine: str = AUTO) -> Engine:
     """A stage's engine for one measurement; ONNX Runtime keeps fp32 weights mapped for it."""
     if resolved(engine) == "onnxruntime":
-        spec = bundle.graph(stage)
-        return OrtEngine(bundle.path(spec.path), spec, threads=threads, prepack=False)
+        path, spec = bundle.graph_file(stage), bundle.graph(stage)
+        return OrtEngine(path, spec, threads=threads, prepack=False)
     return engine_loader(engine)(bundle, stage, threads)
 
 
@@ -74,13 +74,16 @@ def enlarged(small: NDArray[np.generic]) -> NDArray[np.float32]:
 
 def measure_stage(bundle: Bundle, stage: str, engine: Engine) -> dict[str, Measurement]:
     """Every output of a stage against the reference, as `stage/output`; k's and v's together."""
-    arrays = bundle.parity(stage)
+    arrays, dims = bundle.parity(stage), bundle.manifest.dims
     out = engine.run(**stage_inputs(bundle, stage, arrays))
-    rounded = rounded_bound(bundle.graph(stage).precision, stage, bundle.manifest.dims)
+    rounded = rounded_bound(bundle.graph(stage).precision, stage, dims)
+    narrow = narrow_bound(base_type(engine), stage, dims)
     measured = {}
     for group, names in grouped(out).items():
         floor = float(arrays.get(FLOOR + group, np.float64(0)))
-        bound, origin = rounded or with_rounding(*stage_bound(floor), arrays, group)
+        bound, origin = with_more(
+            rounded or with_rounding(*stage_bound(floor), arrays, group), narrow
+        )
         measured[f"{stage}/{group}"] = measure(
             flat(out, names), flat(arrays, names), bound_rel_l2=bound, origin=origin
         )
@@ -117,6 +120,21 @@ def with_rounding(bound: float, origin: str, arrays: Arrays, group: str) -> tupl
     )
 
 
+def base_type(engine: Engine) -> BaseType:
+    """The type that an engine computes what is not rounded in: fp32 unless it says otherwise."""
+    return engine.base_type if isinstance(engine, NarrowEngine) else "float32"
+
+
+def with_more(
+    bound: tuple[float, str], more: tuple[float, str] | None, *, times: float = 1.0
+) -> tuple[float, str]:
+    """A bound and where it comes from, with so many times another one added to it."""
+    if more is None:
+        return bound
+    added = times * more[0]
+    return bound[0] + added, f"{bound[1]}; and {added:.1e}: {more[1]}"
+
+
 def flat(arrays: Arrays, names: Iterable[str]) -> NDArray[np.generic]:
     """Several arrays as one vector."""
     return np.concatenate([np.asarray(arrays[name]).ravel() for name in names])
@@ -136,9 +154,11 @@ def measure_trajectory(bundle: Bundle, engine: Engine) -> dict[str, Measurement]
         renoise=np.zeros((0,), np.float32),
     )
     if BOUND in arrays:
-        bound, origin = float(arrays[BOUND]), BOUND_ORIGIN
+        found_bound = float(arrays[BOUND]), BOUND_ORIGIN
     else:
-        bound, origin = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
+        found_bound = with_rounding(END_TO_END_BOUND, END_TO_END_ORIGIN, arrays, "latents")
+    narrow = narrow_bound(base_type(engine), "dit_step", bundle.manifest.dims)
+    bound, origin = with_more(found_bound, narrow, times=END_TO_END_BOUND / STAGE_BOUND)
     found = measure(latents, arrays["latents"], bound_rel_l2=bound, origin=origin)
     return {f"dit_step/latents ({plan.name}, cfg {float(arrays['cfg_scale']):g})": found}
 
@@ -180,10 +200,10 @@ Loader = Callable[[str], Engine]
 
 
 def measurements(
-    bundle: Bundle, loader: Loader
+    bundle: Bundle, loader: Loader, *, stages: Iterable[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Measurement], dict[str, Measurement]]]:
-    """Stage after stage: its name, its measurements, and what it showed end to end."""
-    for stage in bundle.manifest.graphs:
+    """Stage after stage, all of them or these: name, measurements, what it showed end to end."""
+    for stage in bundle.manifest.graphs if stages is None else stages:
         engine = loader(stage)
         whole = {}
         if stage == "dit_step" and END_TO_END in bundle.manifest.parity:

@@ -47,10 +47,10 @@ def build_engines(options: BuildOptions, *, progress: Progress = lambda _: None)
     target, capability = compiled_for(options)
     library_named(target.library)
     bundle = Bundle.open(options.bundle)
-    stages = _chosen(bundle, options.stages)
+    stages = compiled_stages(bundle, options.stages)
     check_rounding(bundle, stages, target)
     key = own_key() if options.sign_key is None else read_key(options.sign_key)
-    needed = _TIMES_THE_BUNDLE * sum(f.size_bytes for f in bundle.manifest.files.values())
+    needed = _TIMES_THE_BUNDLE * bundle.manifest.size_bytes
     check_target(options.out, needed, options.overwrite)
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         copy_files(bundle, draft)
@@ -102,7 +102,7 @@ def check_rounding(bundle: Bundle, stages: Sequence[str], target: Target) -> Non
 
 def added_to(before: TargetEngines | None, new: TargetEngines) -> TargetEngines:
     """New engines with those of other stages that the same library built for the same device."""
-    if before is None or replace(before, stages={}) != replace(new, stages={}):
+    if before is None or replace(before, stages={}, on_device=None) != replace(new, stages={}):
         return new
     return replace(new, stages={**before.stages, **new.stages})
 
@@ -138,11 +138,17 @@ def _job(
     )
 
 
-def _chosen(bundle: Bundle, stages: tuple[str, ...]) -> tuple[str, ...]:
+def compiled_stages(bundle: Bundle, stages: tuple[str, ...]) -> tuple[str, ...]:
+    """These stages, or all that the bundle has.
+
+    Raises RequestError for one that it has not, BundleError if it was packed without its graph.
+    """
     have = tuple(bundle.manifest.graphs)
     unknown = [stage for stage in stages if stage not in have]
     if unknown:
         raise RequestError(
             f"no stages {', '.join(unknown)} here: this bundle has {', '.join(have)}"
         )
+    for stage in stages or have:
+        bundle.graph_file(stage)
     return stages or have

@@ -36,7 +36,7 @@ def prepare(bundle: Bundle, stage: str, folder: Path) -> GraphFile:
     not take: a bundle that was quantised for processors.
     """
     spec = bundle.graph(stage)
-    model = ir.load(bundle.path(spec.path))
+    model = ir.load(bundle.graph_file(stage))
     expected = expected_of(model.graph)
     if any("UInt8" in product.activations for product in expected.products):
         raise ExportError(

@@ -23,6 +23,7 @@ class Product:
     node: str
     activations: tuple[str, ...]  # types of its rounded activations; none: weights alone
     weight: str | None  # type of its weight; None: both operands are activations
+    restored_by: str | None = None  # the node that makes its weight 16 or 32 bits again
 
     @property
     def reads_8_bit_weights_alone(self) -> bool:
@@ -70,11 +71,12 @@ def _product(node: ir.Node) -> Product | None:
     if not sources:
         return None
     assert node.name is not None
-    weights = [_type(source) for source in sources if _is_weight(source)]
+    weight = next((source for source in sources if _is_weight(source)), None)
     return Product(
         node=node.name,
         activations=tuple(_type(source) for source in sources if not _is_weight(source)),
-        weight=weights[0] if weights else None,
+        weight=None if weight is None else _type(weight),
+        restored_by=None if weight is None else weight.name,
     )
 
 

@@ -60,8 +60,15 @@ def prove(
 
 
 def _is_rounded(layer: CompiledLayer, product: Product) -> bool:
-    """Whether a layer computes a product from operands in the types that the graph gives them."""
-    if product.node not in layer.nodes:
+    """Whether a layer computes a product from operands in the types that the graph gives them.
+
+    8-bit weights alone are multiplied in 16 bits. Whether that layer restores them, or one before
+    it, costs a kernel, not precision: what reads them where they are stored is looked for.
+    """
+    nodes = {product.node}
+    if product.reads_8_bit_weights_alone and product.restored_by is not None:
+        nodes.add(product.restored_by)
+    if layer.nodes.isdisjoint(nodes):
         return False
     read = list(layer.inputs)
     for kind in product.activations:

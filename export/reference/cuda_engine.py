@@ -25,6 +25,7 @@ from omni_rt.export.reference.device_step import DeviceStep, Fp8Linear, HalfLine
 from omni_rt.export.reference.engine import TorchEngine
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
 from omni_rt.export.stages import DitStep
+from omni_rt.manifest import BaseType
 
 FP8_CAPABILITY = (8, 9)
 
@@ -76,6 +77,8 @@ def _loaded(bundle: Bundle, name: str, linear: Linear) -> TorchEngine:
 
 class CudaStepEngine(TorchEngine):
     """`dit_step` with a loop of its own, which `omni_rt.sampling` asks instead of binding it."""
+
+    base_type: BaseType = "bfloat16"
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage, "cuda")

@@ -56,7 +56,7 @@ def stage_tensors(bundle: Bundle, stage: str) -> dict[str, LazyTensor]:
 
     Matrices of a MatMul are stored transposed and its biases [1,1,N]; the former is undone here.
     """
-    graph = ir.load(bundle.path(bundle.graph(stage).path)).graph
+    graph = ir.load(bundle.graph_file(stage)).graph
     found = {}
     for name, value in graph.initializers.items():
         if value.const_value is not None and value.const_value.dtype in _FLOATS:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omni_rt.manifest import TensorSpec
+from omni_rt.manifest import BaseType, TensorSpec
 
 Array = NDArray[np.generic]
 
@@ -32,6 +32,16 @@ class Engine(Protocol):
 
     def bind(self, buffers: Mapping[str, Array]) -> BoundEngine:
         """Fix a C-contiguous, writable buffer for every input and output. Raises EngineError."""
+        ...
+
+
+@runtime_checkable
+class NarrowEngine(Protocol):
+    """An engine that computes in 16 bits what the graph has in 32."""
+
+    @property
+    def base_type(self) -> BaseType:
+        """The type of its products that are not rounded to 8 bits or less."""
         ...
 
 

@@ -22,8 +22,7 @@ _TYPES = {"float32": "f32", "int64": "i64", "bool": "boolean"}
 
 def load_engine(bundle: Bundle, stage: str, threads: int | None) -> OpenVinoEngine:
     """A stage of a bundle in OpenVINO. Raises BundleError or EngineError."""
-    spec = bundle.graph(stage)
-    return OpenVinoEngine(bundle.path(spec.path), spec, threads=threads)
+    return OpenVinoEngine(bundle.graph_file(stage), bundle.graph(stage), threads=threads)
 
 
 def settings(threads: int | None, precision: Precision = "f32") -> dict[str, object]:

@@ -18,8 +18,7 @@ _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "ten
 
 def load_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
     """A stage of a bundle in ONNX Runtime. Raises BundleError or EngineError."""
-    spec = bundle.graph(stage)
-    return OrtEngine(bundle.path(spec.path), spec, threads=threads)
+    return OrtEngine(bundle.graph_file(stage), bundle.graph(stage), threads=threads)
 
 
 def load_cuda_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
@@ -28,8 +27,8 @@ def load_cuda_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngi
     The registry asks `check_cuda` first: a graph never runs on the processor as a whole instead.
     Raises BundleError or EngineError.
     """
-    spec = bundle.graph(stage)
-    return OrtEngine(bundle.path(spec.path), spec, threads=threads, provider=CUDA)
+    path, spec = bundle.graph_file(stage), bundle.graph(stage)
+    return OrtEngine(path, spec, threads=threads, provider=CUDA)
 
 
 def check_cuda() -> None:

@@ -28,7 +28,7 @@ from omni_rt.engines.plan_checks import (
 from omni_rt.engines.tensorrt_binding import TensorRtBinding
 from omni_rt.engines.tensorrt_library import collector
 from omni_rt.errors import EngineError
-from omni_rt.manifest import TensorSpec
+from omni_rt.manifest import BaseType, TensorSpec
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "BOOL": "bool"}
 CAPTURED = "dit_step"  # kernels of this stage are all made before its first run
@@ -78,6 +78,11 @@ class TensorRtEngine:
     @property
     def outputs(self) -> Sequence[TensorSpec]:
         return self._ports.outputs
+
+    @property
+    def base_type(self) -> BaseType:
+        """The type of products that the graph does not round."""
+        return self._spec.base_type
 
     def run(self, **inputs: Array) -> dict[str, Array]:
         """Run once; outputs by name."""

@@ -47,7 +47,15 @@ def test_products_of_8_bit_weights_alone_are_proved_and_not_counted() -> None:
     found = layer("MatMul_9", inputs=("Half",), constants=("Half", "Int8"))
     proof = prove("s", expected(EIGHT, FOUR, alone), [*GOOD.values(), found], profiles=1)
     assert proof.rounded_products == 2
-    wide = layer("MatMul_9", inputs=("Half",), constants=("Half",))
+    alone = Product(node="MatMul_9", activations=(), weight="Int8", restored_by="Restore_8")
+    apart = [
+        layer("Restore_8", constants=("Half", "Int8")),
+        layer("MatMul_9", inputs=("Half", "Half")),
+    ]
+    prove("s", expected(alone), apart, profiles=1)
+    with pytest.raises(ExportError, match="MatMul_9 became"):
+        prove("s", expected(alone), apart, profiles=2)
+    wide = layer("Restore_8", "MatMul_9", inputs=("Half",), constants=("Half",))
     with pytest.raises(ExportError, match="MatMul_9 became"):
         prove("s", expected(alone), [wide], profiles=1)
 

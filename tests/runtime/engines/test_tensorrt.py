@@ -16,13 +16,12 @@ from omni_rt.engines.engine_key import identity_of, own_key, signature
 from omni_rt.engines.registry import engine_loader, engine_names
 from omni_rt.engines.tensorrt import TensorRtEngine
 from omni_rt.errors import BundleError, EngineError
-from omni_rt.manifest import EngineSpec, ProfileSpec, TargetEngines
 from tests.runtime.tiny_bundle import DIMS, rewrite, write_tiny_bundle
 
+from .compiled import BUCKETS, signed_engines
 from .fake_gpu import FakeDriver, FakeTensorRt, OnGpu
 
 PLAN = b"plan of the step"
-BUCKETS = (8, 16)  # context tokens
 TYPES = {
     "x": "FLOAT", "t": "FLOAT", "prepend": "FLOAT", "context_bias": "HALF", "k_00": "HALF",
     "v_00": "HALF", "v": "FLOAT",
@@ -44,33 +43,9 @@ def bundle(tmp_path: Path) -> Bundle:
 def with_engines(folder: Path, *, plan: bytes = PLAN, **changes: Any) -> Bundle:
     """The tiny bundle with an engine of its step, signed by this user; `changes` come after it."""
     manifest = write_tiny_bundle(folder)
-    path = folder / "engines/rtx4090/dit_step.plan"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(plan)
-    spec = EngineSpec(
-        path="engines/rtx4090/dit_step.plan",
-        graph=Bundle(folder, manifest).graph_digest("dit_step"),
-        base_type="float16",
-        profiles=tuple(
-            ProfileSpec(
-                sizes={"P": (p, p, p), "R": (r, r, r), "Q": (1, 1, r)}, activation_bytes=1000
-            )
-            for p in BUCKETS
-            for r in (1, 2)
-        ),
-        weight_bytes=5000,
-        build_s=1.0,
-        build_peak_rss_bytes=1,
-        rounded_products=0,
-        fused_attentions=0,
-        attentions=0,
-        signature="",
-    )
-    engines = TargetEngines(
-        library="tensorrt_rtx", version="1.7.1", compute_capability="8.9", stages={"dit_step": spec}
-    )
-    signed = signature(own_key(), plan, **identity_of(engines, "dit_step"))
-    spec = replace(spec, **{"signature": signed, **changes})
+    bundle = Bundle(folder, manifest)
+    engines = signed_engines(bundle, "rtx4090", ("dit_step",), "8.9", plan=plan)
+    spec = replace(engines.stages["dit_step"], **changes)
     engines = replace(engines, stages={"dit_step": spec})
     rewrite(folder, manifest, engines={"rtx4090": engines})
     return Bundle.open(folder)
