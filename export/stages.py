@@ -35,7 +35,7 @@ from omni_rt.export.reference.dit import (
     tokens_made,
     two_layer,
 )
-from omni_rt.export.spectrum import check_fft_size, frames_of, rfft, twiddles
+from omni_rt.export.spectrum import check_fft_size, fourier_tables, frames_of, rfft
 
 
 class StepSelfAttention(nn.Module):
@@ -210,7 +210,9 @@ class Context(nn.Module):
 class Signal(nn.Module):
     """Waveform and sync features → the tokens prepended to the latents, without their τ."""
 
-    twiddles: Tensor
+    first: Tensor  # of the Fourier transform
+    turns: Tensor
+    second: Tensor
 
     def __init__(self, sizes: DitSizes, conditioners: ConditionerSizes) -> None:
         super().__init__()
@@ -218,14 +220,17 @@ class Signal(nn.Module):
         self.sync_feature = SyncFeature(conditioners)
         self.audio_input_prompt = AudioInputPrompt(conditioners)
         self.to_global_embed = two_layer(sizes.cond_width, sizes.width, bias=False)
-        self.register_buffer("twiddles", twiddles(conditioners.n_fft), persistent=False)
+        names = ("first", "turns", "second")
+        for name, table in zip(names, fourier_tables(conditioners.n_fft), strict=True):
+            self.register_buffer(name, table, persistent=False)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[1, samples] → [1, bands, frames], as `AudioInputPrompt.log_mel` by a spelled-out FFT."""
         mel = self.audio_input_prompt
         padded = F.pad(waveform[:, None], (mel.n_fft // 2, mel.n_fft // 2), mode="reflect")[0, 0]
         framed = frames_of(padded, count=mel.frames, size=mel.n_fft, hop=mel.hop)
-        re, im = rfft((framed * mel.window).double(), self.twiddles)
+        tables = self.first, self.turns, self.second
+        re, im = rfft((framed * mel.window).double(), tables)
         magnitude = (re * re + im * im).sqrt().float()
         return (magnitude @ mel.filterbank).T[None].clamp(min=1e-5).log()
 

@@ -51,8 +51,7 @@ def compile_graph(
     start = time.perf_counter()
     builder = trt.Builder(logger)
     network = _parsed(trt, builder, logger, path)
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config = builder_config(trt, builder)
     _aim_at(trt, config, library, compute_capability)
     if captured and library == RTX:
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -92,6 +91,18 @@ def _parsed(trt: Any, builder: Any, logger: Any, path: Path) -> Any:
         ]
         raise ExportError(f"{path.stem}: the parser refuses it: {'; '.join(errors[:2])}")
     return network
+
+
+def builder_config(trt: Any, builder: Any) -> Any:
+    """How every stage is compiled: all layers described, and fp32 products in fp32.
+
+    By default they may be in TF32, which has no more digits than fp16: what stays in fp32 (the
+    log-mel and its projection, transcripts) is there for its digits.
+    """
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)
+    return config
 
 
 def _aim_at(trt: Any, config: Any, library: str, compute_capability: str) -> None:

@@ -12,6 +12,7 @@ from omni_rt import miniature
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.random_step import write_random_step
 from omni_rt.engines.engine_key import identity_of, is_signed
+from omni_rt.engines.tensorrt_library import library_named
 from omni_rt.errors import EngineError, ExportError, RequestError
 from omni_rt.export.config import ModelConfig, parse_config
 from omni_rt.export.engines.bundle_engines import BuildOptions, build_engines
@@ -19,7 +20,7 @@ from omni_rt.export.engines.narrowing import narrow
 from omni_rt.export.engines.patterns import expected_of
 from omni_rt.export.engines.profiles import Buckets
 from omni_rt.export.engines.proof import prove
-from omni_rt.export.engines.tensorrt import compile_graph
+from omni_rt.export.engines.tensorrt import builder_config, compile_graph
 from omni_rt.export.standin import standin_config
 from omni_rt.manifest import TargetEngines
 from omni_rt.targets import target_named
@@ -97,14 +98,28 @@ def test_tables_and_4_bit_weights_are_built_from_a_rounded_bundle(tmp_path: Path
     )  # 8 bits and a scale for each row: in 16 bits it would be as much, in 32 twice that
 
 
+def test_fp32_products_are_not_in_tf32() -> None:
+    library = library_named("tensorrt_rtx")
+    builder = library.Builder(library.Logger())
+    assert builder.create_builder_config().get_flag(library.BuilderFlag.TF32)
+    assert not builder_config(library, builder).get_flag(library.BuilderFlag.TF32)
+
+
 STAGES = ("thinker_lm", "thinker_embed", "vae_decoder", "vae_encoder", "audio_tower",
-          "vision_tower", "synchformer", "transcript", "signal", "context")  # fmt: skip
+          "vision_tower", "synchformer", "transcript", "context")  # fmt: skip
 
 
 def test_every_other_stage_of_the_miniature_is_built_in_16_bits(tmp_path: Path) -> None:
     engines = built(quick_miniature(), tmp_path / "built", "rtx4090", stages=STAGES)
     assert tuple(engines.stages) == STAGES
     assert {s.base_type for s in engines.stages.values()} == {"float16", "bfloat16", "float32"}
+
+
+def test_the_official_log_mel_is_a_small_plan(standin_bundle: Path, tmp_path: Path) -> None:
+    """Kernels are kept as source and compiled on the card: one that was made of a whole Fourier
+    transform took 250 MB."""
+    engines = built(Bundle.open(standin_bundle), tmp_path / "built", "rtx4090", stages=("signal",))
+    assert (tmp_path / "built" / engines.stages["signal"].path).stat().st_size < 10e6
 
 
 @pytest.mark.parametrize("weights_only", [False, True])
