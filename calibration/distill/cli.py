@@ -193,6 +193,8 @@ def distill(
             ),
         )
         found = run(options, tell=terminal.note)
+        if found is None:  # one of several processes, and not the first
+            return
         if as_json:
             terminal.print_json(found)
             return

@@ -64,8 +64,10 @@ class _Source:
     model: AudioOmni
 
 
-def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
+def distill(options: DistillOptions, *, tell: Tell) -> Distilled | None:
     """Make the student's checkpoint `options.out`; go on with what a run before has left.
+
+    Of several processes the first writes it and says what came of it; None in the others.
 
     Raises ExportError, before anything long begins, for what is wrong with sources or options.
     """
@@ -121,7 +123,7 @@ def distill(options: DistillOptions, *, tell: Tell) -> Distilled:
             overwrite=options.overwrite,
         )
     devices.wait()
-    return found
+    return found if devices.rank == 0 else None
 
 
 def _silent(_: str) -> None:
