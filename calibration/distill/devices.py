@@ -62,7 +62,9 @@ class AcceleratedDevices:
             ) from error
         patient = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
         self._accelerator: Any = Accelerator(kwargs_handlers=[patient])
-        self.device: torch.device = self._accelerator.device
+        found: torch.device = self._accelerator.device
+        # accelerate's "cpu:0" is a place that torch.load does not restore to.
+        self.device = torch.device("cpu") if found.type == "cpu" else found
         self.rank: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes
 
