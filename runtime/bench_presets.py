@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from omni_rt.bundle import Bundle
 from omni_rt.encode import Conditioning
 from omni_rt.engines.registry import AUTO
 from omni_rt.plans import Plan
-from omni_rt.presets import FAITHFUL, offered, passes
+from omni_rt.presets import FAITHFUL, Preset, offered, passes
 from omni_rt.session import Session
 from omni_rt.tasks import TextToAudio
 from omni_rt.timing import Timing
@@ -45,33 +46,50 @@ def bench_presets(
     engine: str = AUTO,
     progress: Progress = lambda _: None,
 ) -> tuple[PresetTime, ...]:
-    """Every preset of a model's bundle and its students', `runs` times each, all loaded and warm.
+    """Every preset of a model's bundle and its students', `runs` times each, in turns.
 
-    Raises BundleError for a bundle that cannot turn words into sound, EngineError if one fails.
+    All bundles are loaded and warm at once, so that a machine that slows down does so for all of
+    them. Raises BundleError for a bundle that cannot turn words into sound, EngineError if one
+    fails.
     """
-    found = []
-    for bundle in bundles:
-        with Session(
-            bundle.directory, threads=threads, engine=engine, allow_uncertified=True
-        ) as session:
+    with ExitStack() as open_sessions:
+        entries: list[_Entry] = []
+        for bundle in bundles:
+            session = open_sessions.enter_context(
+                Session(bundle.directory, threads=threads, engine=engine, allow_uncertified=True)
+            )
             progress(f"{bundle.manifest.name}: warming up")
             _timed(session, session.plan(None if bundle.student_plans else _WARM_UP))
-            for preset in offered(bundle):
-                progress(f"{bundle.manifest.name}: {preset.name}")
-                plan, guidance = session.plan(preset.name), session.guidance()
-                seconds = [_timed(session, plan) for _ in range(runs)]
-                sampling, clip = map(Timing.of, zip(*seconds, strict=True))
-                found.append(
-                    PresetTime(
-                        bundle=bundle.manifest.name,
-                        preset=preset.name,
-                        plan=preset.plan,
-                        passes=passes(plan, cfg_scale=guidance),
-                        sampling_s=sampling.p50_s,
-                        clip_s=clip.p50_s,
-                    )
-                )
-    return tuple(found)
+            entries += [_Entry(session=session, preset=preset) for preset in offered(bundle)]
+        for run in range(runs):
+            progress(f"requests by every preset, {run + 1} of {runs}")
+            for entry in entries:
+                entry.seconds.append(_timed(entry.session, entry.plan))
+        return tuple(entry.told() for entry in entries)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    """A preset of an open bundle, and the seconds of its requests so far."""
+
+    session: Session
+    preset: Preset
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan:
+        return self.session.plan(self.preset.name)
+
+    def told(self) -> PresetTime:
+        sampling, clip = map(Timing.of, zip(*self.seconds, strict=True))
+        return PresetTime(
+            bundle=self.session.bundle.manifest.name,
+            preset=self.preset.name,
+            plan=self.preset.plan,
+            passes=passes(self.plan, cfg_scale=self.session.guidance()),
+            sampling_s=sampling.p50_s,
+            clip_s=clip.p50_s,
+        )
 
 
 def _timed(session: Session, plan: Plan) -> tuple[float, float]:
