@@ -44,11 +44,11 @@ def bench(
         float, typer.Option(help="How many times as long a median may take.", min=1)
     ] = _MAX_SLOWDOWN,
     presets: Annotated[
-        bool, typer.Option("--presets", help="Instead: whole requests, by every preset.")
+        bool, typer.Option("--presets", help="Instead: whole requests, by every preset in turns.")
     ] = False,
     student: Annotated[
         list[Path] | None,
-        typer.Option(help="With --presets: a student's bundle beside it; repeatable."),
+        typer.Option(help="With --presets: a student's bundle, loaded beside it; repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:
