@@ -75,7 +75,8 @@ class StageGraph:
         graph = self.model.graph
         stored = list(graph.initializers.items())
         rounded = self._round(graph, recipe, file)
-        matrices = {reader.name for reader in readers(graph)}
+        # The model's own come in the reference's layout; the log-mel's tables are no weights of it.
+        matrices = {reader.name for reader in readers(graph)} & self.tensors.keys()
         for name, weight in stored:
             if name not in rounded and isinstance(weight.const_value, ir.ExternalTensor):
                 own = self._unrounded(name, weight.const_value, recipe)
