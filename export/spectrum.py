@@ -62,10 +62,8 @@ def rfft(frames: Tensor, tables: tuple[Tensor, Tensor, Tensor]) -> Complex:
     re, im = (first @ frames.reshape(-1, a, b)).chunk(2, dim=1)
     turned = torch.cat([re * cosine - im * sine, re * sine + im * cosine], dim=2)
     half = a * b // 2 + 1
-    re, im = (part.transpose(1, 2).reshape(len(frames), -1) for part in _halves(turned @ second))
-    return re[:, :half], im[:, :half]
-
-
-def _halves(x: Tensor) -> Complex:
-    re, im = x.chunk(2, dim=2)
+    re, im = (
+        part.transpose(1, 2).reshape(len(frames), -1)[:, :half]
+        for part in (turned @ second).chunk(2, dim=2)
+    )
     return re, im

@@ -210,9 +210,9 @@ class Context(nn.Module):
 class Signal(nn.Module):
     """Waveform and sync features → the tokens prepended to the latents, without their τ."""
 
-    first: Tensor  # of the Fourier transform
-    turns: Tensor
-    second: Tensor
+    fourier_first: Tensor
+    fourier_turns: Tensor
+    fourier_second: Tensor
 
     def __init__(self, sizes: DitSizes, conditioners: ConditionerSizes) -> None:
         super().__init__()
@@ -222,14 +222,14 @@ class Signal(nn.Module):
         self.to_global_embed = two_layer(sizes.cond_width, sizes.width, bias=False)
         names = ("first", "turns", "second")
         for name, table in zip(names, fourier_tables(conditioners.n_fft), strict=True):
-            self.register_buffer(name, table, persistent=False)
+            self.register_buffer(f"fourier_{name}", table, persistent=False)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """[1, samples] → [1, bands, frames], as `AudioInputPrompt.log_mel` by a spelled-out FFT."""
         mel = self.audio_input_prompt
         padded = F.pad(waveform[:, None], (mel.n_fft // 2, mel.n_fft // 2), mode="reflect")[0, 0]
         framed = frames_of(padded, count=mel.frames, size=mel.n_fft, hop=mel.hop)
-        tables = self.first, self.turns, self.second
+        tables = self.fourier_first, self.fourier_turns, self.fourier_second
         re, im = rfft((framed * mel.window).double(), tables)
         magnitude = (re * re + im * im).sqrt().float()
         return (magnitude @ mel.filterbank).T[None].clamp(min=1e-5).log()

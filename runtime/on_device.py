@@ -6,7 +6,6 @@ rounding is emulated (the same graph on a processor). Only the GPU itself says w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -25,8 +24,6 @@ from omni_rt.manifest import (
     replace_manifest,
 )
 from omni_rt.verify import Loader, measurements
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,14 @@ def golden_arrays(golden: Path) -> Mapping[str, np.ndarray]:
     return dict(np.load(golden / "upstream" / "golden.npz"))
 
 
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's keys and caches of the test's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def golden_meta(golden: Path) -> dict[str, Any]:
     return json.loads((golden / "upstream" / "meta.json").read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,29 +50,23 @@ def _packed(bundle: Bundle, target: str, *, engines_only: bool) -> Manifest:
             f"no engines for {target!r} (there are {have}): "
             f"omni-rt build {bundle.directory} --target {target} --out NEW"
         )
-    kept = {target: manifest.engines[target]}
-    lacking = manifest.graphs.keys() - kept[target].stages.keys()
+    kept = manifest.engines[target]
+    lacking = manifest.graphs.keys() - kept.stages.keys()
     if engines_only and lacking:
         raise BundleError(
             f"no engines for {target} of {', '.join(sorted(lacking))}, which without their graphs "
             "could not be run: build them too, or pack without --engines-only"
         )
-    plans = _plans(manifest) - _plans(replace(manifest, engines=kept))
+    others = {
+        spec.path
+        for name, engines in manifest.engines.items()
+        for spec in engines.stages.values()
+        if name != target
+    }
     graphs = {path for graph in manifest.graphs.values() for path in (graph.path, *graph.data)}
     return replace(
         manifest,
-        engines=kept,
-        files={path: spec for path, spec in manifest.files.items() if path not in plans},
-        left_out=tuple(_listed(manifest, graphs)) if engines_only else manifest.left_out,
+        engines={target: kept},
+        files={path: spec for path, spec in manifest.files.items() if path not in others},
+        left_out=tuple(sorted(graphs)) if engines_only else manifest.left_out,
     )
-
-
-def _plans(manifest: Manifest) -> set[str]:
-    """Paths of compiled plans."""
-    return {spec.path for engines in manifest.engines.values() for spec in engines.stages.values()}
-
-
-def _listed(manifest: Manifest, paths: Iterable[str]) -> list[str]:
-    """Those of the paths, in the manifest's order."""
-    wanted = set(paths)
-    return [path for path in manifest.files if path in wanted]

@@ -14,16 +14,11 @@ from omni_rt.export.engines.profiles import Buckets
 from omni_rt.manifest import TargetEngines
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: omni_rt[rtx]")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 FEW = Buckets(contexts=(64,), requests=1)
 BLOCKS, PROFILES = 3, 2  # unguided and guided
 MATRICES = 8  # of a block that the step multiplies by; keys and values are made in `context`
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,10 @@ from omni_rt.manifest import write_manifest
 from tests.runtime.engines.compiled import write_compiled_bundle
 from tests.runtime.tiny_bundle import STAGES
 
+pytestmark = pytest.mark.usefixtures("home")
+
 if not any(command.callback.__name__ == "pack" for command in app.registered_commands):  # type: ignore[union-attr]
     commands(app)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture

@@ -29,15 +29,10 @@ from tests.calibration.small import quick_miniature
 from .graphs import model_of, product
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: omni_rt[rtx]")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 DEPTH = 2
 FEW = Buckets(contexts=(64,), requests=1)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def small_config() -> ModelConfig:

@@ -10,14 +10,10 @@ import pytest
 from omni_rt.engines import engine_key
 from omni_rt.errors import EngineError
 
+pytestmark = pytest.mark.usefixtures("home")
+
 PLAN = b"a plan"
 WHERE = {"stage": "dit_step", "graph": "0a", "version": "1.7"}
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return tmp_path
 
 
 def test_the_own_key_is_made_once_for_this_user_alone() -> None:

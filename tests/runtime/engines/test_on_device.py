@@ -26,13 +26,9 @@ from .compiled import BUCKETS, write_compiled_bundle
 from .fake_gpu import FakeDriver, FakeTensorRt
 from .test_tensorrt import TYPES, inputs, step
 
+pytestmark = pytest.mark.usefixtures("home")
+
 FP16 = narrow_bound("float16", "dit_step", DIMS)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -61,7 +57,6 @@ class Gpu:
         ).module()
         monkeypatch.setattr(on_device, "library_named", lambda name: self.library)
         monkeypatch.setattr(on_device, "CudaDriver", lambda: driver)
-        monkeypatch.setattr("omni_rt.engines.registry.engine_loader", lambda engine: self.load)
         monkeypatch.setattr("omni_rt.verify.engine_loader", lambda engine: self.load)
         monkeypatch.setattr("omni_rt.cli.engine_loader", lambda engine: self.load)
         self.driver = driver

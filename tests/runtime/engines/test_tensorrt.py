@@ -21,18 +21,13 @@ from tests.runtime.tiny_bundle import DIMS, rewrite, write_tiny_bundle
 from .compiled import BUCKETS, signed_engines
 from .fake_gpu import FakeDriver, FakeTensorRt, OnGpu
 
+pytestmark = pytest.mark.usefixtures("home")
+
 PLAN = b"plan of the step"
 TYPES = {
     "x": "FLOAT", "t": "FLOAT", "prepend": "FLOAT", "context_bias": "HALF", "k_00": "HALF",
     "v_00": "HALF", "v": "FLOAT",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
 
 
 @pytest.fixture

@@ -20,13 +20,9 @@ from omni_rt.sampling import run_plan
 from .fake_gpu import FakeDriver, FakeTensorRt, OnGpu
 from .test_tensorrt import BUCKETS, CLOSE, TYPES, inputs, loaded, step, wanted, with_engines
 
+pytestmark = pytest.mark.usefixtures("home")
+
 LOOPS = ("x", "t", "v")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
