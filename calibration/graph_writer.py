@@ -24,7 +24,7 @@ from omni_rt.calibration.qdq import (
     store_rounded_table,
     without_weight_casts,
 )
-from omni_rt.calibration.rounding import rounded_matrix
+from omni_rt.calibration.rounding import compensated_matrix
 from omni_rt.calibration.smooth import Folds, Smoothing
 from omni_rt.export.checkpoint import LazyTensor
 from omni_rt.export.half_weights import narrowed
@@ -130,8 +130,8 @@ class StageGraph:
     def _store(
         self, graph: ir.Graph, reader: Reader, recipe: Recipe, format: Format, file: WeightFile
     ) -> None:
-        importance = recipe.smoothings[reader.name].importance
-        matrix = rounded_matrix(self._value(reader.name, recipe), format, importance=importance)
+        read = recipe.smoothings[reader.name].read
+        matrix = compensated_matrix(self._value(reader.name, recipe), format, read)
         at_load = self.stage == _OFTEN_RUN and format == FORMATS["uint8"].weights_alone
         store_rounded(graph, reader, matrix, format, file, at_load=at_load)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, Case
-from omni_rt.calibration.ranges import MOST_ROWS, LayerRange, Ranges, merged, saving
+from omni_rt.calibration.ranges import MOST_ROWS, LayerRange, Ranges, merged, sampled, saving
 from omni_rt.calibration.trajectories import Course, run_case
 from omni_rt.engines import Engine
 from omni_rt.engines.registry import engine_loader
@@ -34,7 +34,7 @@ from omni_rt.session import Session
 
 Progress = Callable[[str], None]
 
-_ROWS_PER_CALL = 6
+_MOST_A_CALL, _LEAST_A_CALL = 96, 6  # rows; fewer of each only make room for more calls
 
 
 class Observer:
@@ -147,25 +147,32 @@ class _Rows:
     def __init__(self, seed: int, *, keeps: bool) -> None:
         self.kept: list[Tensor] = []
         self.calls = 0
-        self._stream, self._every, self._keeps = np.random.RandomState(seed), 1, keeps
+        self._stream, self._keeps = np.random.RandomState(seed), keeps
+        self._every, self._a_call = 1, _MOST_A_CALL
 
     def __call__(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self.calls += 1
         if not self._keeps or self.calls % self._every:
             return
         rows = arguments[0].detach().flatten(0, -2)
-        chosen = self._stream.choice(len(rows), min(_ROWS_PER_CALL, len(rows)), replace=False)
+        chosen = self._stream.choice(len(rows), min(self._a_call, len(rows)), replace=False)
         self.kept.append(rows[np.sort(chosen)].float().cpu().clone())
-        if len(self.kept) * _ROWS_PER_CALL > 2 * MOST_ROWS:
+        if sum(map(len, self.kept)) > 2 * MOST_ROWS:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Keep about half: of the rows of each call, or of the calls if that leaves too few."""
+        if self._a_call > _LEAST_A_CALL:
+            self._a_call //= 2
+            self.kept = [rows[::2] for rows in self.kept]
+        else:
             self.kept, self._every = self.kept[::2], 2 * self._every
 
     def sample(self, width: int) -> np.ndarray:
         """[n, width], at most `MOST_ROWS`."""
         if not self.kept:
             return np.zeros((0, width), np.float32)
-        rows = torch.cat(self.kept)
-        step = -(-len(rows) // MOST_ROWS)
-        return rows[::step].numpy()
+        return sampled(torch.cat(self.kept).numpy())
 
 
 def observe(

@@ -101,7 +101,7 @@ def _made_up_smoothings(graph: StageGraph, format: Format) -> Iterator[Smoothing
                 factor=one,
                 alpha=None,
                 largest=_LARGEST,
-                importance=one,
+                rows=one[:0, None].expand(0, len(one)),
                 error=0.0,
                 per_token=format.offers_per_token and names[0].endswith(_LAST_OF_LAYERS),
             )

@@ -18,7 +18,7 @@ from omni_rt.errors import ExportError
 from omni_rt.whole_file import draft_of
 
 Floats = NDArray[np.float32]
-MOST_ROWS = 384  # of each activation: enough for the error of a scale, small beside the weights
+MOST_ROWS = 768  # of each activation: what rounding may lose is known by them
 _TIMES_A_WRITE = 20  # observing goes on so many times as long as the last writing took
 _FACTS = "facts"
 _DAMAGED = (
@@ -101,8 +101,8 @@ def saving(path: Path) -> Iterator[Callable[[Ranges], None]]:
     """A function that puts ranges in place of those in a file: the last ones it was given, once
     this is left for whatever reason, and before that as often as a twentieth of the time allows.
 
-    The file holds all ranges, a gigabyte of an official model's, so it is not written after every
-    case.
+    The file holds all ranges, two gigabytes of an official model's, so it is not written after
+    every case.
     """
     last: list[Ranges] = []
     free_at = -math.inf
@@ -138,15 +138,21 @@ def merged(
     for stage, layers in now.items():
         own = merged.setdefault(stage, {})
         for name, layer in layers.items():
-            own[name] = _joined([own[name], layer] if name in own else [layer])
+            own[name] = joined([own[name], layer] if name in own else [layer])
     return merged
 
 
-def _joined(parts: Sequence[LayerRange]) -> LayerRange:
-    rows = np.concatenate([part.rows for part in parts])
-    step = max(1, -(-len(rows) // MOST_ROWS))
+def joined(parts: Sequence[LayerRange]) -> LayerRange:
+    """What a matrix read here and there, with rows of both."""
     return LayerRange(
         channel_max=np.max([part.channel_max for part in parts], axis=0),
-        rows=rows[::step],
+        rows=sampled(np.concatenate([part.rows for part in parts])),
         output_max=max(part.output_max for part in parts),
     )
+
+
+def sampled(rows: Floats) -> Floats:
+    """At most `MOST_ROWS` of these rows, evenly over all."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST_ROWS).round().astype(np.intp)]

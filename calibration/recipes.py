@@ -16,7 +16,7 @@ from omni_rt.calibration.formats import FORMATS, Format
 from omni_rt.calibration.graph_writer import Recipe, StageGraph
 from omni_rt.calibration.groups import Group, groups_of
 from omni_rt.calibration.magnitudes import largest_value
-from omni_rt.calibration.ranges import LayerRange, Ranges
+from omni_rt.calibration.ranges import LayerRange, Ranges, joined
 from omni_rt.calibration.smooth import Folds, Smoothing, by_matrix, smoothed
 from omni_rt.errors import ExportError
 from omni_rt.export.checkpoint import LazyTensor
@@ -96,11 +96,11 @@ def make_recipes(
         for stage, graph in graphs.items():
             if stage in formats and stage in ranges.layers:
                 progress(f"factors of {stage}")
-                layers, format = ranges.layers[stage], FORMATS[formats[stage]]
+                format = FORMATS[formats[stage]]
                 for group in _groups(bundle, graph, tensors):
                     only = format.activation is not None and alone.name(group.matrices)
                     if not kept.name(group.matrices) and group.matrices not in known:
-                        seen = _seen(layers, group.matrices, stage)
+                        seen = _seen(ranges, family, group.matrices, stage)
                         weights = [tensors[name].float32() for name in group.matrices]
                         known[group.matrices] = _smoothed(
                             group, seen, weights, format, weights_only=only
@@ -182,11 +182,11 @@ def weights_alone(
     bundle: Bundle, ranges: Ranges, stage: str, groups: Sequence[Smoothing], format: Format
 ) -> list[Smoothing]:
     """The choices for these groups of a stage if their matrices alone were rounded."""
-    tensors, layers = stage_tensors(bundle, stage), ranges.layers[stage]
+    tensors = stage_tensors(bundle, stage)
     return [
         _smoothed(
             own.group,
-            _seen(layers, own.group.matrices, stage),
+            _seen(ranges, (stage,), own.group.matrices, stage),
             [tensors[name].float32() for name in own.group.matrices],
             format,
             weights_only=True,
@@ -217,17 +217,24 @@ def _groups(
     return groups_of(wanted, shapes, head_width=None if thinker is None else thinker.head_width)
 
 
-def _seen(layers: Mapping[str, LayerRange], matrices: Sequence[str], stage: str) -> LayerRange:
-    """The range of what these matrices read. Raises ExportError if it is of no use."""
-    own = layers.get(matrices[0])
-    if own is None:
+def _seen(
+    ranges: Ranges, family: Collection[str], matrices: Sequence[str], stage: str
+) -> LayerRange:
+    """The range of what these matrices read, in all stages of the family that have them.
+
+    Raises ExportError if it is of no use.
+    """
+    layers = [ranges.layers[own] for own in family if own in ranges.layers]
+    found = [own[matrices[0]] for own in layers if matrices[0] in own]
+    if not found:
         raise ExportError(
             f"calibration: {stage} never ran with {matrices[0]}: "
             "the inputs lack a task that uses it"
         )
-    if not own.channel_max.any():
+    seen = joined(found)
+    if not seen.channel_max.any():
         raise ExportError(f"calibration: all that {matrices[0]} read was 0: silent inputs?")
-    return own
+    return seen
 
 
 def _fold_id(folds: Folds) -> str:

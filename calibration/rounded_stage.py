@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from omni_rt.calibration.attention import ProductSizes
 from omni_rt.calibration.formats import Format
-from omni_rt.calibration.rounding import rounded_activation, rounded_matrix
+from omni_rt.calibration.rounding import compensated_matrix, rounded_activation
 from omni_rt.calibration.smooth import Smoothing
 from omni_rt.export.graphs import Stage
 
@@ -35,7 +35,7 @@ def rounded(
                 undo.callback(hook.remove)
                 undo.callback(setattr, layer.weight, "data", layer.weight.data)
                 folded = layer.weight.data * smoothing.refold
-                matrix = rounded_matrix(folded, own, importance=smoothing.importance)
+                matrix = compensated_matrix(folded, own, smoothing.read)
                 layer.weight.data = matrix.dequantised() / smoothing.refold
         for name, sizes in (attentions or {}).items():
             undo.enter_context(_rounded_attention(_module(stage, name), sizes, format))

@@ -3,7 +3,9 @@
 Of an activation with channel sizes a and its matrices' column sizes w, s = a^α / w^(1−α)
 (SmoothQuant, arXiv:2211.10438, eq. 4), or a^α where only the matrices are rounded (AWQ,
 arXiv:2306.00978, eq. 5).
-α is searched: the one whose rounded product is nearest to the exact one on observed rows.
+α is searched: the one whose rounded product is nearest to the exact one on observed rows, of
+matrices rounded to nearest. What is stored makes up for its errors besides (`rounding`), at a cost
+that is paid once a matrix, not once for each α.
 """
 
 from __future__ import annotations
@@ -35,11 +37,16 @@ class Smoothing:
     factor: Tensor  # [K]: columns are multiplied by it, the activation's makers divided
     alpha: float | None  # None: nothing to fold into, or nothing gained
     largest: float  # absolute value of the activation, after the division
-    importance: Tensor  # [K], mean square of each of its channels, after the division
-    error: float  # relative L2 of the group's products on the observed rows
+    rows: Tensor  # [n, K], a sample of the activation, before the division
+    error: float  # relative L2 of products with these rows, of matrices rounded to nearest
     per_token: bool = False  # what the matrices read has a scale for each token
     weights_only: bool = False  # what the matrices read is not rounded, though its format does so
     refold: Tensor | float = 1.0  # [K], for columns of a stage that was folded by another factor
+
+    @property
+    def read(self) -> Tensor:
+        """[n, K]: what the matrices are multiplied by, after the division."""
+        return self.rows / self.factor
 
     def rounding(self, format: Format) -> Format:
         """How the group is rounded in a stage of this format."""
@@ -124,7 +131,7 @@ def _tried(
                 factor=factor,
                 alpha=alpha,
                 largest=largest,
-                importance=importance,
+                rows=rows,
                 error=(error / max(size, 1e-30)) ** 0.5,
                 per_token=per_token,
             )

@@ -61,7 +61,7 @@ def smoothing(group: Group, factor: Tensor, *, largest: float = 8.0) -> Smoothin
         factor=factor,
         alpha=0.5,
         largest=largest,
-        importance=torch.ones(len(factor)),
+        rows=torch.zeros(0, len(factor)),
         error=0.0,
     )
 

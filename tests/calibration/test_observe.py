@@ -20,7 +20,7 @@ from omni_rt.calibration import observe as observing
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, Case
 from omni_rt.calibration.observe import Observer, observe
-from omni_rt.calibration.ranges import Ranges
+from omni_rt.calibration.ranges import MOST_ROWS, Ranges
 from omni_rt.calibration.trajectories import Course, Trajectory, run_case
 from omni_rt.errors import EngineError, ExportError
 from omni_rt.export.reference.engine import TorchEngine
@@ -128,7 +128,7 @@ def test_all_matrices_have_a_range_that_covers_their_rows(whole: tuple[Path, Ran
         for name, layer in layers.items():
             assert layer.channel_max.shape == (widths[name],)
             assert layer.rows.shape[1] == widths[name]
-            assert len(layer.rows) <= 384
+            assert len(layer.rows) <= MOST_ROWS
             assert bool(len(layer.rows)) == (name in first)
             assert (np.abs(layer.rows) <= layer.channel_max * (1 + 1e-6)).all()
             assert layer.output_max > 0
@@ -332,10 +332,21 @@ def test_kept_rows_are_spread_evenly_over_all_calls() -> None:
     for i in range(calls):
         rows(nn.Identity(), (torch.full((2, 5, 3), float(i)),))
     kept = rows.sample(3)
-    assert 150 <= len(kept) <= 384
+    assert MOST_ROWS / 3 <= len(kept) <= MOST_ROWS
     quarters = Counter((kept[:, 0] // (calls / 4)).astype(int).tolist())
     assert set(quarters) == {0, 1, 2, 3}
     assert max(quarters.values()) <= 1.6 * min(quarters.values())
+
+
+def test_of_few_calls_more_rows_are_kept() -> None:
+    """What a language model's head reads once an answer is as well known as what a step reads."""
+    rows = observing._Rows(seed=0, keeps=True)
+    for i in range(24):
+        rows(nn.Identity(), (torch.full((1, 200, 3), float(i)),))
+    kept = rows.sample(3)
+    assert len(kept) == MOST_ROWS
+    of_each = Counter(kept[:, 0].tolist()).values()
+    assert max(of_each) - min(of_each) <= 2
 
 
 def test_few_rows_are_all_kept() -> None:

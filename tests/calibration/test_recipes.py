@@ -280,6 +280,15 @@ def test_a_shared_language_model_is_stored_once(tmp_path: Path) -> None:
     assert 0.01 < rel_l2(made, exact) < 0.3
 
 
+def test_shared_matrices_are_rounded_for_what_both_stages_read() -> None:
+    both = recipes_of({"thinker_lm": "int4", "thinker_cond": "int4"}).by_stage["thinker_cond"]
+    alone = recipes_of({"thinker_cond": "int4"}).by_stage["thinker_cond"]
+    for name, own in both.smoothings.items():
+        parts = [layers_of(stage)[own.group.name].rows for stage in THINKER]
+        assert np.array_equal(own.rows.numpy(), np.concatenate(parts))
+        assert np.array_equal(alone.smoothings[name].rows.numpy(), parts[1])
+
+
 def written(folder: Path, stage: str, name: str, recipe: object):  # type: ignore[no-untyped-def]
     """The engine of a stage as it is in the miniature, or written anew."""
     spec = quick_miniature().graph(stage)
@@ -368,7 +377,7 @@ def unsmoothed(smoothings: Mapping[str, object]) -> Mapping[str, object]:
             factor=torch.ones(len(seen.channel_max)),
             alpha=None,
             largest=float(seen.channel_max.max()),
-            importance=torch.from_numpy(seen.rows).square().mean(0),
+            rows=torch.from_numpy(seen.rows),
         )
     return found
 

@@ -251,7 +251,7 @@ def test_a_choice_says_what_its_activation_is_then(name: StageFormat) -> None:
     chosen = smoothed(GROUP, seen, weights, FORMATS[name])
     largest = (torch.from_numpy(seen.channel_max) / chosen.factor).max()
     assert chosen.largest == pytest.approx(float(largest))
-    torch.testing.assert_close(chosen.importance, (x / chosen.factor).square().mean(0))
+    torch.testing.assert_close(chosen.read, x / chosen.factor)
     assert float(chosen.factor.log().mean()) == pytest.approx(0, abs=1e-4)
 
 
