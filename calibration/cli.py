@@ -73,6 +73,13 @@ def quantise(
             help="Likewise: matrices that are rounded, while what they read and multiply is not."
         ),
     ] = None,
+    per_token: Annotated[
+        bool,
+        typer.Option(
+            help="Give what is read in 8-bit integers a scale for each token where one for all "
+            "loses clearly more; --no-per-token for a compiler that does not keep these in 8 bits."
+        ),
+    ] = True,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -92,9 +99,10 @@ def quantise(
     omni-rt quantise bundle --target cpu --out bundle-int8
 
     Runs the bundle's own reference over cases of every task, keeps the range of everything that is
-    multiplied, and chooses factors and scales from them (SmoothQuant, AWQ). Ranges are kept in a
-    file after every case: an interrupted run goes on, and another target needs no new ones.
-    OUT.report.html shows the certificate with plots and spectrograms.
+    multiplied, and chooses factors and scales from them (SmoothQuant, AWQ). Each matrix is rounded
+    so that its values make up for one another's errors (GPTQ). Ranges are kept in a file after
+    every case: an interrupted run goes on, and another target needs no new ones. OUT.report.html
+    shows the certificate with plots and spectrograms.
 
     A student is observed and certified on its own plan; --sampled, --steps, --certify-steps are a
     teacher's.
@@ -124,6 +132,7 @@ def quantise(
             ranges=ranges,
             keep=tuple(keep or ()),
             weights_only=tuple(weights_only or ()),
+            per_token=per_token,
             budget=budget,
             certify_steps=certify_steps,
             overwrite=overwrite,

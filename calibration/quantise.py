@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,6 +53,7 @@ class QuantiseOptions:
     ranges: Path | None = None  # where observed ranges are kept; beside `out` if not given
     keep: tuple[str, ...] = ()  # matrices, or patterns of them, that stay in high precision
     weights_only: tuple[str, ...] = ()  # likewise: rounded, but not what they read
+    per_token: bool = True  # activations may have a scale for each token
     budget: float | None = None  # most relative L2 of the guided velocity; None: round everything
     certify_steps: int = 100
     overwrite: bool = False
@@ -135,9 +137,10 @@ def _chosen(
 ) -> tuple[Recipes, Sequence[Sensitivity]]:
     """How every stage is rounded, and what a search for the budget measured, if there is one."""
     keep, alone = options.keep, options.weights_only
-    recipes = make_recipes(
-        bundle, formats, ranges, keep=keep, weights_only=alone, progress=progress
+    choose = partial(
+        make_recipes, bundle, formats, ranges, per_token=options.per_token, progress=progress
     )
+    recipes = choose(keep=keep, weights_only=alone)
     if options.budget is None:
         return recipes, ()
     found = searched(
@@ -152,10 +155,7 @@ def _chosen(
         progress=progress,
     )
     keep, alone = (*keep, *found.assignment.kept), (*alone, *found.assignment.weights_only)
-    recipes = make_recipes(
-        bundle, formats, ranges, keep=keep, weights_only=alone, progress=progress
-    )
-    return recipes, found.sensitivities
+    return choose(keep=keep, weights_only=alone), found.sensitivities
 
 
 def observed_ranges(

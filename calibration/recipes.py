@@ -75,6 +75,7 @@ def make_recipes(
     *,
     keep: Collection[str] = (),
     weights_only: Collection[str] = (),
+    per_token: bool = True,
     progress: Progress,
 ) -> Recipes:
     """Choose factors and scales for every stage.
@@ -82,6 +83,7 @@ def make_recipes(
     Matrices in `keep` are not rounded, nor are those that read the same activation, nor attentions
     that are named there. Of what reads the same as a matrix in `weights_only`, the matrices are,
     and what they read is not, unless they are kept. Names may be patterns (`*.to_out.*`).
+    per_token: whether activations may have a scale for each token.
     Raises ExportError for a matrix that was never observed, and for a name that stands for none of
     the groups.
     """
@@ -103,7 +105,7 @@ def make_recipes(
                         seen = _seen(ranges, family, group.matrices, stage)
                         weights = [tensors[name].float32() for name in group.matrices]
                         known[group.matrices] = _smoothed(
-                            group, seen, weights, format, weights_only=only
+                            group, seen, weights, format, weights_only=only, per_token=per_token
                         )
                 chosen[stage] = tuple(known[n] for n in graph.groups() if n in known)
         together = [s for stage in family for s in chosen.get(stage, ())]
@@ -173,9 +175,11 @@ def _smoothed(
     format: Format,
     *,
     weights_only: bool,
+    per_token: bool = False,
 ) -> Smoothing:
     own = format.weights_alone if weights_only else format
-    return replace(smoothed(group, seen, weights, own), weights_only=weights_only)
+    made = smoothed(group, seen, weights, own, per_token=per_token)
+    return replace(made, weights_only=weights_only)
 
 
 def weights_alone(

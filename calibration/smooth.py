@@ -58,12 +58,19 @@ class Smoothing:
 
 
 def smoothed(
-    group: Group, seen: LayerRange, weights: Sequence[Tensor], format: Format
+    group: Group,
+    seen: LayerRange,
+    weights: Sequence[Tensor],
+    format: Format,
+    *,
+    per_token: bool = True,
 ) -> Smoothing:
     """The best of several α for a group whose matrices are `weights` [N, K].
 
-    Scales per token cost a pass over what is read, so they must leave clearly less of its error.
+    Scales per token, where the format and `per_token` allow them, cost a pass over what is read, so
+    they must leave clearly less of its error.
     """
+    offered = (False, True) if per_token and format.offers_per_token else (False,)
     rows, channel_max = torch.from_numpy(seen.rows), torch.from_numpy(seen.channel_max)
     factors: list[tuple[float | None, Tensor]] = [(None, torch.ones_like(channel_max))]
     if group.divided:
@@ -75,7 +82,9 @@ def smoothed(
     tried = [
         smoothing
         for alpha, factor in factors
-        for smoothing in _tried(group, alpha, factor, channel_max, rows, weights, exact, format)
+        for smoothing in _tried(
+            group, alpha, factor, channel_max, rows, weights, exact, format, offered
+        )
     ]
     one, each = (
         min((s for s in tried if s.per_token is own), key=lambda s: s.error, default=None)
@@ -109,8 +118,9 @@ def _tried(
     weights: Sequence[Tensor],
     exact: Sequence[Tensor],
     format: Format,
+    per_token: Sequence[bool],
 ) -> list[Smoothing]:
-    """A factor with one scale for what is read and, where the format has them, one per token."""
+    """A factor with one scale for what is read, and with one per token, as offered."""
     largest = float((channel_max / factor).max())
     importance = (rows / factor).square().mean(0)
     rounded = [
@@ -119,8 +129,8 @@ def _tried(
     ]
     size = sum(float(product.square().sum()) for product in exact)
     found = []
-    for per_token in (False, True) if format.offers_per_token else (False,):
-        x = rounded_activation(rows / factor, largest, format, per_token=per_token)
+    for each in per_token:
+        x = rounded_activation(rows / factor, largest, format, per_token=each)
         error = sum(
             float((x @ matrix.T - product).square().sum())
             for matrix, product in zip(rounded, exact, strict=True)
@@ -133,7 +143,7 @@ def _tried(
                 largest=largest,
                 rows=rows,
                 error=(error / max(size, 1e-30)) ** 0.5,
-                per_token=per_token,
+                per_token=each,
             )
         )
     return found

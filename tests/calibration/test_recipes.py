@@ -71,6 +71,7 @@ def recipes_of(
     *,
     keep: Collection[str] = (),
     weights_only: Collection[str] = (),
+    per_token: bool = True,
     ranges: Ranges | None = None,
 ) -> Recipes:
     """Recipes of a bundle that has no more than these stages and those that they belong to."""
@@ -80,7 +81,13 @@ def recipes_of(
     graphs = {stage: graph for stage, graph in manifest.graphs.items() if stage in needed}
     bundle = Bundle(quick_miniature().directory, replace(manifest, graphs=graphs))
     return make_recipes(
-        bundle, formats, seen, keep=keep, weights_only=weights_only, progress=lambda _: None
+        bundle,
+        formats,
+        seen,
+        keep=keep,
+        weights_only=weights_only,
+        per_token=per_token,
+        progress=lambda _: None,
     )
 
 
@@ -278,6 +285,12 @@ def test_a_shared_language_model_is_stored_once(tmp_path: Path) -> None:
         precision="int4",
     ).run(**inputs)["hidden"]
     assert 0.01 < rel_l2(made, exact) < 0.3
+
+
+def test_scales_for_each_token_can_be_ruled_out() -> None:
+    formats: Mapping[str, StageFormat] = {"context": "int8", "dit_step": "int8"}
+    assert recipes_of(formats).per_token
+    assert not recipes_of(formats, per_token=False).per_token
 
 
 def test_shared_matrices_are_rounded_for_what_both_stages_read() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,7 @@ def test_tokens_of_very_different_sizes_get_scales_of_their_own(
     assert found.per_token is wanted
     assert not smoothed(alone, range_of(rows), [matrix], FORMATS[name]).per_token
     if wanted:
-        one = smoothed(alone, range_of(uneven), [matrix], replace(FORMATS[name], per_token=False))
+        one = smoothed(alone, range_of(uneven), [matrix], FORMATS[name], per_token=False)
         assert found.error < 0.7 * one.error
     assert not smoothed(alone, range_of(uneven), [matrix], FORMATS[name].weights_alone).per_token
 
