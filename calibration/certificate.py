@@ -94,6 +94,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
         largest=asked.recipes.largest,
         weights_only=asked.recipes.weights_only,
         per_token=asked.recipes.per_token,
+        centred=asked.recipes.centred,
         weights_sensitivity={
             s.group: s.weights_error for s in asked.sensitivities if s.weights_error is not None
         },

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.attention import round_attention
+from omni_rt.calibration.centring import centre_activation
 from omni_rt.calibration.formats import FORMATS, Format
 from omni_rt.calibration.qdq import (
     Reader,
@@ -119,13 +120,34 @@ class StageGraph:
                 continue
             own = smoothing.rounding(format)
             if own.activation is not None and reader.name == smoothing.group.name:
-                if smoothing.per_token:
-                    round_each_token(graph, reader.activation, own)
-                else:
-                    round_activation(graph, reader.activation, smoothing.largest, own)
+                rounded |= self._round_read(graph, reader, recipe, own, file)
             self._store(graph, reader, recipe, own, file)
             rounded.add(reader.name)
         return rounded
+
+    def _round_read(
+        self, graph: ir.Graph, reader: Reader, recipe: Recipe, format: Format, file: WeightFile
+    ) -> set[str]:
+        """Round what a group reads. Returns the names of the biases that centring made anew."""
+        smoothing, merged = recipe.smoothings[reader.name], set[str]()
+        if smoothing.centre is not None:
+            offsets = {
+                name: self._value(name, recipe) @ smoothing.centre
+                for name in smoothing.group.matrices
+            }
+            merged = centre_activation(
+                graph,
+                reader.activation,
+                smoothing.centre,
+                offsets,
+                lambda name: self._value(name, recipe) if name in self.tensors else None,
+                file,
+            )
+        if smoothing.per_token:
+            round_each_token(graph, reader.activation, format)
+        else:
+            round_activation(graph, reader.activation, smoothing.largest, format)
+        return merged
 
     def _store(
         self, graph: ir.Graph, reader: Reader, recipe: Recipe, format: Format, file: WeightFile

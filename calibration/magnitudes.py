@@ -20,17 +20,19 @@ def largest_value(
     layers: of the stage, as observed; own: its groups; family: the groups of all stages that are
     folded together, whose factors divide what its matrices put out.
     """
-    read = {name: smoothing.factor for smoothing in own for name in smoothing.group.matrices}
+    read = {name: smoothing for smoothing in own for name in smoothing.group.matrices}
     made = {maker: float(s.factor.min()) for s in family for maker in s.group.divided}
     return max(_values(layers, read, made), default=0.0)
 
 
 def _values(
     layers: Mapping[str, LayerRange],
-    read: Mapping[str, torch.Tensor],
+    read: Mapping[str, Smoothing],
     made: Mapping[str, float],
 ) -> Iterator[float]:
     for name, layer in layers.items():
-        channels = torch.from_numpy(layer.channel_max)
-        yield float((channels / read[name] if name in read else channels).max())
-        yield layer.output_max / made.get(name, 1.0)
+        channels, moved = torch.from_numpy(layer.channel_max), 0.0
+        if name in read:
+            channels, moved = channels / read[name].factor, read[name].moved
+        yield float(channels.max())
+        yield (layer.output_max + moved) / made.get(name, 1.0)

@@ -97,7 +97,13 @@ class Observer:
             output_max = float(_largest(layer, "output_quantizer"))
             name = stage.official_name(f"{path}.weight")
             sample = rows.sample(len(channel_max))
-            own = LayerRange(channel_max=channel_max, rows=sample, output_max=output_max)
+            own = LayerRange(
+                channel_max=channel_max,
+                low=rows.low,
+                high=rows.high,
+                rows=sample,
+                output_max=output_max,
+            )
             found.append((name, own))
         return found
 
@@ -139,7 +145,9 @@ def _finite(layer: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
 
 
 class _Rows:
-    """A hook that keeps some rows of each call; all calls have the same chance to stay.
+    """A hook that keeps some rows of each call, and how low and high every channel of all went.
+
+    All calls have the same chance to stay.
 
     Of matrices that read one activation only the first `keeps` any: they are the same.
     """
@@ -147,18 +155,33 @@ class _Rows:
     def __init__(self, seed: int, *, keeps: bool) -> None:
         self.kept: list[Tensor] = []
         self.calls = 0
+        self._extremes: Tensor | None = None  # [2, K]
         self._stream, self._keeps = np.random.RandomState(seed), keeps
         self._every, self._a_call = 1, _MOST_A_CALL
 
     def __call__(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self.calls += 1
+        rows = arguments[0].detach().flatten(0, -2)
+        now = torch.stack([rows.amin(0), rows.amax(0)]).float().cpu()
+        self._extremes = now if self._extremes is None else _wider(self._extremes, now)
         if not self._keeps or self.calls % self._every:
             return
-        rows = arguments[0].detach().flatten(0, -2)
         chosen = self._stream.choice(len(rows), min(self._a_call, len(rows)), replace=False)
         self.kept.append(rows[np.sort(chosen)].float().cpu().clone())
         if sum(map(len, self.kept)) > 2 * MOST_ROWS:
             self._thin_out()
+
+    @property
+    def low(self) -> np.ndarray:
+        """[K]"""
+        assert self._extremes is not None
+        return self._extremes[0].numpy()
+
+    @property
+    def high(self) -> np.ndarray:
+        """[K]"""
+        assert self._extremes is not None
+        return self._extremes[1].numpy()
 
     def _thin_out(self) -> None:
         """Keep about half: of the rows of each call, or of the calls if that leaves too few."""
@@ -173,6 +196,10 @@ class _Rows:
         if not self.kept:
             return np.zeros((0, width), np.float32)
         return sampled(torch.cat(self.kept).numpy())
+
+
+def _wider(one: Tensor, other: Tensor) -> Tensor:
+    return torch.stack([torch.minimum(one[0], other[0]), torch.maximum(one[1], other[1])])
 
 
 def observe(

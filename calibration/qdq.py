@@ -116,6 +116,17 @@ def round_activation(graph: ir.Graph, activation: ir.Value, largest: float, form
         node.replace_input_with(0, restored)
 
 
+def put_after(graph: ir.Graph, node: ir.Node, operator: str, by: ir.Value, suffix: str) -> None:
+    """Put an operator with a second operand behind a node, for all that use its output."""
+    value = node.outputs[0]
+    added = ir.node(operator, [value, by])
+    out = added.outputs[0]
+    out.shape, out.dtype, out.name = value.shape, ir.DataType.FLOAT, f"{value.name}.{suffix}"
+    ir.convenience.replace_all_uses_with(value, out, replace_graph_outputs=True)
+    added.replace_input_with(0, value)
+    graph.insert_after(node, added)
+
+
 def round_each_token(graph: ir.Graph, activation: ir.Value, format: Format) -> None:
     """The same with a scale for each token, which the products are multiplied by in the end.
 
@@ -145,14 +156,7 @@ def round_each_token(graph: ir.Graph, activation: ir.Value, format: Format) -> N
     restored = _rounded_value(graph, own[0], divided.outputs[0], 1.0, format)
     for node in own:
         node.replace_input_with(0, restored)
-        product = node.outputs[0]
-        assert product.dtype is not None
-        scaled = ir.node("Mul", [product, sizes.outputs[0]])
-        out = scaled.outputs[0]
-        out.shape, out.dtype, out.name = product.shape, product.dtype, f"{product.name}.scaled"
-        ir.convenience.replace_all_uses_with(product, out, replace_graph_outputs=True)
-        scaled.replace_input_with(0, product)
-        graph.insert_after(node, scaled)
+        put_after(graph, node, "Mul", sizes.outputs[0], "scaled")
 
 
 def round_input(graph: ir.Graph, node: ir.Node, index: int, largest: float, format: Format) -> None:
@@ -209,7 +213,7 @@ def store_rounded(
     weight.shape = ir.Shape([k, n])
     initialise(weight, rounded.values.T.contiguous(), file, stored=_ROUNDED_TYPES[format.weight])
     unit = rounded.scale if rounded.scale.ndim == 1 else rounded.scale.T.contiguous()
-    parts = [_stored(graph, f"{name}.scale", unit, file)]
+    parts = [store_new(graph, f"{name}.scale", unit, file)]
     if at_load:
         wide = ir.node("Cast", [weight], {"to": ir.DataType.FLOAT})
         restore = ir.node("Mul", [wide.outputs[0], *parts])
@@ -218,7 +222,7 @@ def store_rounded(
         if format.weight == "int8" and format.activation != "uint8":
             # ONNX Runtime (1.31) makes S8 weights U8 where no product with unsigned activations is
             # to be fused, and then lacks a zero point for each channel
-            parts.append(_stored(graph, f"{name}.zero", torch.zeros(n, dtype=torch.int8), file))
+            parts.append(store_new(graph, f"{name}.zero", torch.zeros(n, dtype=torch.int8), file))
         own = {"axis": 1} if format.block is None else {"axis": 0, "block_size": format.block}
         restore = ir.node("DequantizeLinear", [weight, *parts], own)
         nodes = [(restore, "restored")]
@@ -237,7 +241,7 @@ def store_rounded_table(graph: ir.Graph, node: ir.Node, table: Tensor, file: Wei
     scale = table.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
     values = (table / scale).round().to(torch.int8)
     initialise(weight, values, file, stored=ir.DataType.INT8)
-    scales = _stored(graph, f"{weight.name}.scale", scale, file)
+    scales = store_new(graph, f"{weight.name}.scale", scale, file)
     rows = node.outputs[0]
     lookup = ir.node("Gather", [weight, ids], {"axis": 0})
     wide = ir.node("Cast", [lookup.outputs[0]], {"to": ir.DataType.FLOAT})
@@ -260,7 +264,7 @@ def store_as_it_is(graph: ir.Graph, weight: ir.Value, value: Tensor, file: Weigh
         cast_to_float(graph, weight)
 
 
-def _stored(graph: ir.Graph, name: str, value: Tensor, file: WeightFile) -> ir.Value:
+def store_new(graph: ir.Graph, name: str, value: Tensor, file: WeightFile) -> ir.Value:
     """A new weight."""
     own = ir.Value(name=name, shape=ir.Shape(value.shape))
     kind = ir.DataType.INT8 if value.dtype == torch.int8 else None

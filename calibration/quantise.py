@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import omni_rt
 from omni_rt.bundle import Bundle
 from omni_rt.calibration.budget import searched
+from omni_rt.calibration.case import Case
 from omni_rt.calibration.certificate import Certification, certify
 from omni_rt.calibration.graph_writer import StageGraph
 from omni_rt.calibration.inputs import CalibrationSet, calibration_set
@@ -32,7 +33,9 @@ from omni_rt.targets import TARGETS, StageFormat, Target, target_named
 
 Progress = Callable[[str], None]
 
-_HELD_OUT_SEED = 1 << 20  # added to the seed of the observed cases: the certificate's are others
+# Added to the seed of the observed cases: the certificate's are others, and a budget's others yet.
+# Matrices are rounded for what was observed, so that they are at their best there.
+_HELD_OUT_SEED, _JUDGED_SEED = 1 << 20, 1 << 21
 _ROOM_BYTES = 1 << 26
 _SHOWN = 6  # sounds on the page
 
@@ -72,11 +75,17 @@ def quantise_bundle(options: QuantiseOptions, *, progress: Progress = lambda _: 
     _target(options)
     with TemporaryDirectory() as films:
         inputs = observed_inputs(bundle, options, Path(films) / "observed")
-        certified = replace(options, seed=options.seed + _HELD_OUT_SEED, per_task=1)
-        held_out = observed_inputs(bundle, certified, Path(films) / "held_out")
+        judged, held_out = (
+            observed_inputs(
+                bundle,
+                replace(options, seed=options.seed + seed, per_task=1),
+                Path(films) / str(seed),
+            )
+            for seed in (_JUDGED_SEED, _HELD_OUT_SEED)
+        )
         for task, reason in inputs.left_out.items():
             progress(f"without {task}: {reason}")
-        return round_bundle(bundle, inputs, held_out, options, progress=progress)
+        return round_bundle(bundle, inputs, held_out, options, judged=judged, progress=progress)
 
 
 def round_bundle(
@@ -85,9 +94,12 @@ def round_bundle(
     held_out: CalibrationSet,
     options: QuantiseOptions,
     *,
+    judged: CalibrationSet | None = None,
     progress: Progress = lambda _: None,
 ) -> Path:
     """Make `options.out` from ranges observed on `inputs`, certified on `held_out`.
+
+    judged: what a budget is held against; `inputs`, which flatters, if not given.
 
     Its certificate is also a page beside it, `OUT.report.html`, with some sounds' spectrograms.
     """
@@ -96,7 +108,8 @@ def round_bundle(
     check_target(options.out, needed, options.overwrite)  # now, not after all the work
     make_plan(f"euler-{FINER * options.certify_steps}")  # and this
     formats, ranges = observed_ranges(bundle, inputs, options, progress=progress)
-    recipes, sensitivities = _chosen(bundle, formats, ranges, inputs, options, progress)
+    cases = inputs.cases if judged is None else judged.cases
+    recipes, sensitivities = _chosen(bundle, formats, ranges, cases, options, progress)
     with new_directory(options.out, needed_bytes=needed, overwrite=options.overwrite) as draft:
         write_rounded(draft, bundle, target, recipes, progress)
         certification = Certification(
@@ -131,7 +144,7 @@ def _chosen(
     bundle: Bundle,
     formats: Mapping[str, StageFormat],
     ranges: Ranges,
-    inputs: CalibrationSet,
+    cases: Sequence[Case],
     options: QuantiseOptions,
     progress: Progress,
 ) -> tuple[Recipes, Sequence[Sensitivity]]:
@@ -147,7 +160,7 @@ def _chosen(
         bundle,
         recipes,
         ranges,
-        inputs.cases,
+        cases,
         budget=options.budget,
         course=Course.of(bundle, options.cfg_scale),
         steps=options.steps,

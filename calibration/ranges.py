@@ -18,7 +18,7 @@ from omni_rt.errors import ExportError
 from omni_rt.whole_file import draft_of
 
 Floats = NDArray[np.float32]
-MOST_ROWS = 768  # of each activation: what rounding may lose is known by them
+MOST_ROWS = 384  # of each activation: what rounding may lose is known by them
 _TIMES_A_WRITE = 20  # observing goes on so many times as long as the last writing took
 _FACTS = "facts"
 _DAMAGED = (
@@ -38,6 +38,8 @@ class LayerRange:
     """Of one matrix [N, K]: the activation it reads, and how large its output became."""
 
     channel_max: Floats  # [K], largest absolute value of each channel
+    low: Floats  # [K], least value of each channel
+    high: Floats  # [K], largest
     rows: Floats  # [n, K], a sample over cases, times and tokens; none unless it is the first of
     # those that read this activation
     output_max: float
@@ -58,6 +60,8 @@ class Ranges:
         for stage, layers in self.layers.items():
             for name, layer in layers.items():
                 arrays[f"{stage}/{name}/max"] = layer.channel_max
+                arrays[f"{stage}/{name}/low"] = layer.low
+                arrays[f"{stage}/{name}/high"] = layer.high
                 arrays[f"{stage}/{name}/rows"] = layer.rows
                 arrays[f"{stage}/{name}/output"] = np.array(layer.output_max, np.float32)
         facts = {"inputs": self.inputs, "graphs": dict(self.graphs), "done": self.done}
@@ -90,6 +94,8 @@ def _layers(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, dict[str, La
             stage, _, name = stem.partition("/")
             layers.setdefault(stage, {})[name] = LayerRange(
                 channel_max=np.asarray(arrays[key], np.float32),
+                low=np.asarray(arrays[stem + "/low"], np.float32),
+                high=np.asarray(arrays[stem + "/high"], np.float32),
                 rows=np.asarray(arrays[stem + "/rows"], np.float32),
                 output_max=float(arrays[stem + "/output"]),
             )
@@ -101,7 +107,7 @@ def saving(path: Path) -> Iterator[Callable[[Ranges], None]]:
     """A function that puts ranges in place of those in a file: the last ones it was given, once
     this is left for whatever reason, and before that as often as a twentieth of the time allows.
 
-    The file holds all ranges, two gigabytes of an official model's, so it is not written after
+    The file holds all ranges, some gigabytes of an official model's, so it is not written after
     every case.
     """
     last: list[Ranges] = []
@@ -143,9 +149,13 @@ def merged(
 
 
 def joined(parts: Sequence[LayerRange]) -> LayerRange:
-    """What a matrix read here and there, with rows of both."""
+    """What a matrix read here and there, with rows of all."""
+    if len(parts) == 1:
+        return parts[0]
     return LayerRange(
         channel_max=np.max([part.channel_max for part in parts], axis=0),
+        low=np.min([part.low for part in parts], axis=0),
+        high=np.max([part.high for part in parts], axis=0),
         rows=sampled(np.concatenate([part.rows for part in parts])),
         output_max=max(part.output_max for part in parts),
     )

@@ -49,6 +49,7 @@ class Recipes:
     kept: tuple[str, ...]  # matrices and attentions of the blocks that are not rounded
     weights_only: tuple[str, ...]  # groups of matrices that are, but not what they read
     per_token: tuple[str, ...]  # groups that read activations with a scale for each token
+    centred: tuple[str, ...]  # groups that read activations less a constant vector
     largest: Mapping[str, float]  # of what a stage's products read and put out, folded
 
 
@@ -136,6 +137,7 @@ def make_recipes(
         kept=kept.found,
         weights_only=_names(chosen, lambda smoothing: smoothing.weights_only),
         per_token=_names(chosen, lambda smoothing: smoothing.per_token),
+        centred=_names(chosen, lambda smoothing: smoothing.centre is not None),
         largest=largest,
     )
 

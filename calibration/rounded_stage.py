@@ -35,6 +35,9 @@ def rounded(
                 undo.callback(hook.remove)
                 undo.callback(setattr, layer.weight, "data", layer.weight.data)
                 folded = layer.weight.data * smoothing.refold
+                if smoothing.centre is not None:
+                    hook = layer.register_forward_hook(_adding(folded @ smoothing.centre))
+                    undo.callback(hook.remove)
                 matrix = compensated_matrix(folded, own, smoothing.read)
                 layer.weight.data = matrix.dequantised() / smoothing.refold
         for name, sizes in (attentions or {}).items():
@@ -46,12 +49,16 @@ def _rounding(
     smoothing: Smoothing, format: Format
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        read = rounded_activation(
-            arguments[0], smoothing.largest, format, per_token=smoothing.per_token
-        )
+        x = arguments[0] if smoothing.centre is None else arguments[0] - smoothing.centre
+        read = rounded_activation(x, smoothing.largest, format, per_token=smoothing.per_token)
         return (read, *arguments[1:])
 
     return hook
+
+
+def _adding(offset: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A hook that adds what a matrix makes of the centre, which it does not read."""
+    return lambda _module, _arguments, out: out + offset
 
 
 def linear(stage: Stage, name: str) -> nn.Linear:

@@ -25,8 +25,9 @@ _ALPHAS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 # The least size of a channel: dead ones have a factor too. SmoothQuant's own code has the same
 # (`clamp(min=1e-5)` in mit-han-lab/smoothquant, smooth.py).
 _LEAST = 1e-5
-# Scales per token are taken where the product is off by so much of what it is with one scale.
-_PER_TOKEN_WORTH = 0.7
+# What costs a pass over what is read is taken where the product is off by so much of what it is
+# without.
+_WORTH = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +41,16 @@ class Smoothing:
     rows: Tensor  # [n, K], a sample of the activation, before the division
     error: float  # relative L2 of products with these rows, of matrices rounded to nearest
     per_token: bool = False  # what the matrices read has a scale for each token
+    centre: Tensor | None = None  # [K], after the division: rounded is what is read, less this
+    moved: float = 0.0  # largest absolute value of what the matrices make of the centre
     weights_only: bool = False  # what the matrices read is not rounded, though its format does so
     refold: Tensor | float = 1.0  # [K], for columns of a stage that was folded by another factor
 
     @property
     def read(self) -> Tensor:
-        """[n, K]: what the matrices are multiplied by, after the division."""
-        return self.rows / self.factor
+        """[n, K]: what the matrices are multiplied by, after the division and less the centre."""
+        divided = self.rows / self.factor
+        return divided if self.centre is None else divided - self.centre
 
     def rounding(self, format: Format) -> Format:
         """How the group is rounded in a stage of this format."""
@@ -67,31 +71,68 @@ def smoothed(
 ) -> Smoothing:
     """The best of several α for a group whose matrices are `weights` [N, K].
 
-    Scales per token, where the format and `per_token` allow them, cost a pass over what is read, so
-    they must leave clearly less of its error.
+    Where what is read is rounded, it may be rounded less its centre, a vector [K]: what the
+    matrices make of that is a constant, and added to their products exactly. It may also have
+    scales per token, where the format and `per_token` allow them. Both cost a pass over what is
+    read, so they must leave clearly less of its error.
     """
-    offered = (False, True) if per_token and format.offers_per_token else (False,)
-    rows, channel_max = torch.from_numpy(seen.rows), torch.from_numpy(seen.channel_max)
-    factors: list[tuple[float | None, Tensor]] = [(None, torch.ones_like(channel_max))]
-    if group.divided:
-        both = format.activation is not None
-        sizes = channel_max if both else rows.abs().mean(0)
-        columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
-        factors += [(alpha, _factor(group, sizes, columns, alpha, both=both)) for alpha in _ALPHAS]
-    exact = [rows @ weight.T for weight in weights]
+    centres = [torch.zeros(len(seen.channel_max))]
+    if format.activation is not None:
+        centres.append(_centre(seen, weights, format))
     tried = [
         smoothing
-        for alpha, factor in factors
+        for centre in centres
+        for alpha, factor in _factors(group, seen, centre, weights, format)
         for smoothing in _tried(
-            group, alpha, factor, channel_max, rows, weights, exact, format, offered
+            _Try(group, seen, centre, weights, format), alpha, factor, per_token=per_token
         )
     ]
-    one, each = (
-        min((s for s in tried if s.per_token is own), key=lambda s: s.error, default=None)
-        for own in (False, True)
-    )
-    assert one is not None
-    return each if each is not None and each.error < _PER_TOKEN_WORTH * one.error else one
+    return _cheapest(tried)
+
+
+def _cheapest(tried: Sequence[Smoothing]) -> Smoothing:
+    """The best of the plainest kind, or of a dearer one that is worth it."""
+    chosen: Smoothing | None = None
+    for per_token, centred in ((False, False), (False, True), (True, False), (True, True)):
+        own = [s for s in tried if s.per_token is per_token and (s.centre is not None) is centred]
+        best = min(own, key=lambda s: s.error, default=None)
+        if best is not None and (chosen is None or best.error < _WORTH * chosen.error):
+            chosen = best
+    assert chosen is not None
+    return chosen
+
+
+def _centre(seen: LayerRange, weights: Sequence[Tensor], format: Format) -> Tensor:
+    """[K]: the mean of what is read, or the middle of its range, whichever leaves less error."""
+    rows = torch.from_numpy(seen.rows)
+
+    def error(centre: Tensor) -> float:
+        largest = float(_sizes(seen, centre).max())
+        lost = rounded_activation(rows - centre, largest, format) - (rows - centre)
+        return sum(float((lost @ weight.T).square().sum()) for weight in weights)
+
+    middle = (torch.from_numpy(seen.low) + torch.from_numpy(seen.high)) / 2
+    return min(rows.mean(0) if len(rows) else middle, middle, key=error)
+
+
+def _sizes(seen: LayerRange, centre: Tensor) -> Tensor:
+    """[K]: how far each channel went from the centre."""
+    if not centre.any():
+        return torch.from_numpy(seen.channel_max)
+    return torch.maximum(torch.from_numpy(seen.high) - centre, centre - torch.from_numpy(seen.low))
+
+
+def _factors(
+    group: Group, seen: LayerRange, centre: Tensor, weights: Sequence[Tensor], format: Format
+) -> list[tuple[float | None, Tensor]]:
+    """Every α with its factor [K], and none."""
+    none: list[tuple[float | None, Tensor]] = [(None, torch.ones_like(centre))]
+    if not group.divided:
+        return none
+    both = format.activation is not None
+    sizes = _sizes(seen, centre) if both else torch.from_numpy(seen.rows).abs().mean(0)
+    columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
+    return none + [(a, _factor(group, sizes, columns, a, both=both)) for a in _ALPHAS]
 
 
 def _factor(group: Group, sizes: Tensor, columns: Tensor, alpha: float, *, both: bool) -> Tensor:
@@ -109,41 +150,47 @@ def _tied(group: Group, sizes: Tensor) -> Tensor:
     return heads.amax(1, keepdim=True).expand_as(heads).flatten()
 
 
-def _tried(
-    group: Group,
-    alpha: float | None,
-    factor: Tensor,
-    channel_max: Tensor,
-    rows: Tensor,
-    weights: Sequence[Tensor],
-    exact: Sequence[Tensor],
-    format: Format,
-    per_token: Sequence[bool],
-) -> list[Smoothing]:
-    """A factor with one scale for what is read, and with one per token, as offered."""
-    largest = float((channel_max / factor).max())
-    importance = (rows / factor).square().mean(0)
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """What a factor is tried on."""
+
+    group: Group
+    seen: LayerRange
+    centre: Tensor  # [K], before the division; zeros for none
+    weights: Sequence[Tensor]
+    format: Format
+
+
+def _tried(on: _Try, alpha: float | None, factor: Tensor, *, per_token: bool) -> list[Smoothing]:
+    """A factor with one scale for what is read and, where that is allowed, with one per token."""
+    rows = torch.from_numpy(on.seen.rows)
+    largest = float((_sizes(on.seen, on.centre) / factor).max())
+    read = (rows - on.centre) / factor
+    importance = read.square().mean(0)
     rounded = [
-        rounded_matrix(weight * factor, format, importance=importance).dequantised()
-        for weight in weights
+        rounded_matrix(weight * factor, on.format, importance=importance).dequantised()
+        for weight in on.weights
     ]
-    size = sum(float(product.square().sum()) for product in exact)
+    exact = [(rows - on.centre) @ weight.T for weight in on.weights]
+    size = sum(float((rows @ weight.T).square().sum()) for weight in on.weights)
     found = []
-    for each in per_token:
-        x = rounded_activation(rows / factor, largest, format, per_token=each)
+    for each in (False, True) if per_token and on.format.offers_per_token else (False,):
+        x = rounded_activation(read, largest, on.format, per_token=each)
         error = sum(
             float((x @ matrix.T - product).square().sum())
             for matrix, product in zip(rounded, exact, strict=True)
         )
         found.append(
             Smoothing(
-                group=group,
+                group=on.group,
                 factor=factor,
                 alpha=alpha,
                 largest=largest,
                 rows=rows,
                 error=(error / max(size, 1e-30)) ** 0.5,
                 per_token=each,
+                centre=on.centre / factor if on.centre.any() else None,
+                moved=max(float((weight @ on.centre).abs().max()) for weight in on.weights),
             )
         )
     return found

@@ -108,6 +108,9 @@ def _spared(rounding: Rounding) -> list[Html]:
     if rounding.per_token:
         words = "read activations with a scale for each token:"
         parts += _listed(rounding.per_token, words)
+    if rounding.centred:
+        words = "read activations less a constant vector, whose products are added exactly:"
+        parts += _listed(rounding.centred, words)
     searched = rounding.sensitivity or rounding.weights_sensitivity
     return parts + (_sensitivity(rounding) if searched else [])
 

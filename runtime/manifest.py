@@ -192,6 +192,7 @@ class Rounding:
     weights_only: tuple[str, ...] = ()  # matrices that are rounded, but not what they read, with
     # those that read the same
     per_token: tuple[str, ...] = ()  # matrices that read activations with a scale for each token
+    centred: tuple[str, ...] = ()  # matrices that read activations less a constant vector
     weights_sensitivity: Mapping[str, float] = field(default_factory=dict)  # of the step's groups,
     # if searched: error of each with its weights alone rounded
 

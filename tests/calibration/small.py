@@ -50,7 +50,11 @@ def with_outliers(x: Tensor, *, every: int = 16, by: float = 30.0) -> Tensor:
 def range_of(rows: Tensor, *, output_max: float = 1.0) -> LayerRange:
     """As if these rows [n, K] were all that a matrix ever read."""
     return LayerRange(
-        channel_max=rows.abs().amax(0).numpy(), rows=rows.numpy(), output_max=output_max
+        channel_max=rows.abs().amax(0).numpy(),
+        low=rows.amin(0).numpy(),
+        high=rows.amax(0).numpy(),
+        rows=rows.numpy(),
+        output_max=output_max,
     )
 
 

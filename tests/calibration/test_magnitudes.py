@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +37,15 @@ def test_without_factors_it_is_the_largest_that_was_observed() -> None:
     layer = range_of(torch.tensor([[1.0, -7.0]]), output_max=3.0)
     assert largest_value({"w": layer}, [], []) == 7.0
     assert largest_value({}, [], []) == 0.0
+
+
+@given(st.integers(0, 200))
+def test_products_of_what_is_centred_may_be_larger_than_those_observed(seed: int) -> None:
+    matrix, rows = noise(WIDTH, WIDTH, seed=seed), noise(32, WIDTH, seed=seed + 1)
+    centre = 4 * noise(WIDTH, seed=seed + 2)
+    products = rows @ matrix.T
+    seen = range_of(rows, output_max=float(products.abs().max()))
+    moved = float((matrix @ centre).abs().max())
+    own = replace(smoothing(Group(matrices=("w",), divided=()), torch.ones(WIDTH)), moved=moved)
+    less = (rows - centre) @ matrix.T
+    assert largest_value({"w": seen}, [own], [own]) >= float(less.abs().max()) * (1 - 1e-6)

@@ -319,6 +319,8 @@ def test_channel_maxima_are_those_of_all_that_was_read() -> None:
     for name, layer in seen.items():
         rows = torch.cat(read[name])
         np.testing.assert_allclose(layer.channel_max, rows.abs().amax(0).numpy(), rtol=1e-5)
+        np.testing.assert_allclose(layer.low, rows.amin(0).numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.high, rows.amax(0).numpy(), rtol=1e-5, atol=1e-6)
         assert layer.output_max == pytest.approx(
             max(float(out.abs().max()) for out in made[name]), rel=1e-5
         )

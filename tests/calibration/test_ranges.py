@@ -16,6 +16,8 @@ def layer(width: int, rows: int, *, seed: int) -> LayerRange:
     stream = np.random.RandomState(seed)
     return LayerRange(
         channel_max=stream.rand(width).astype(np.float32),
+        low=-stream.rand(width).astype(np.float32),
+        high=stream.rand(width).astype(np.float32),
         rows=stream.standard_normal((rows, width)).astype(np.float32),
         output_max=float(np.float32(stream.rand())),
     )
@@ -45,7 +47,8 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert found.layers[stage].keys() == layers.keys()
         for name, own in layers.items():
             read = found.layers[stage][name]
-            np.testing.assert_array_equal(read.channel_max, own.channel_max)
+            for part in ("channel_max", "low", "high"):
+                np.testing.assert_array_equal(getattr(read, part), getattr(own, part))
             np.testing.assert_array_equal(read.rows, own.rows)
             assert read.output_max == own.output_max
             assert read.rows.dtype == np.float32

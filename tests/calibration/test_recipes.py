@@ -46,11 +46,7 @@ def layers_of(stage: str) -> Mapping[str, LayerRange]:
         def hook(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
             rows = given[0].flatten(0, -2)
             seen = range_of(rows, output_max=float(out.abs().max()))
-            found[name] = LayerRange(
-                channel_max=seen.channel_max,
-                rows=seen.rows[:: -(-len(rows) // 96)],
-                output_max=seen.output_max,
-            )
+            found[name] = replace(seen, rows=seen.rows[:: -(-len(rows) // 96)])
 
         return hook
 
@@ -156,9 +152,7 @@ def test_a_matrix_that_was_never_observed_is_an_error_that_names_it() -> None:
 def test_a_matrix_that_read_only_zeros_is_an_error_that_names_it() -> None:
     name = next(n for n in layers_of("context") if is_rounded(n))
     own = layers_of("context")[name]
-    silent = LayerRange(
-        channel_max=0 * own.channel_max, rows=0 * own.rows, output_max=own.output_max
-    )
+    silent = replace(own, channel_max=0 * own.channel_max, rows=0 * own.rows)
     layers = {**layers_of("context"), name: silent}
     ranges = Ranges(layers={"context": layers}, inputs="i", graphs={}, done=())
     with pytest.raises(ExportError, match=f"all that {name} read was 0"):
@@ -234,7 +228,8 @@ def test_the_written_graph_of_weights_alone_computes_as_the_rounded_module(
     ]
     assert counts[0] == counts[1] - len(alone)
     assert path.with_suffix(".data").stat().st_size == pytest.approx(
-        other.with_suffix(".data").stat().st_size, rel=1e-3
+        other.with_suffix(".data").stat().st_size,
+        rel=1e-2,  # what centring adds are vectors
     )
     every = recipes_of({"context": name, "dit_step": name}, weights_only=["*"])
     recipe, inputs = every.by_stage["dit_step"], step_inputs(every)
@@ -390,6 +385,7 @@ def unsmoothed(smoothings: Mapping[str, object]) -> Mapping[str, object]:
             factor=torch.ones(len(seen.channel_max)),
             alpha=None,
             largest=float(seen.channel_max.max()),
+            centre=None,
             rows=torch.from_numpy(seen.rows),
         )
     return found

@@ -242,16 +242,38 @@ def test_what_nothing_makes_is_not_smoothed(name: StageFormat) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_choice_says_what_its_activation_is_then(name: StageFormat) -> None:
+@pytest.mark.parametrize("shared", [0.0, 3.0])
+def test_a_choice_says_what_its_activation_is_then(name: StageFormat, shared: float) -> None:
     """Over everything observed, of which the rows are a sample."""
     x, weights = layers()[1]
+    x = x + shared * x.abs().amax(0)
     seen = range_of(x)
-    seen.channel_max[:] *= 2
+    for extremes in (seen.channel_max, seen.low, seen.high):
+        extremes[:] *= 2
     chosen = smoothed(GROUP, seen, weights, FORMATS[name])
-    largest = (torch.from_numpy(seen.channel_max) / chosen.factor).max()
+    centre = torch.zeros(128) if chosen.centre is None else chosen.centre * chosen.factor
+    ends = [torch.from_numpy(end) - centre for end in (seen.low, seen.high)]
+    largest = (torch.stack(ends).abs().amax(0) / chosen.factor).max()
     assert chosen.largest == pytest.approx(float(largest))
-    torch.testing.assert_close(chosen.read, x / chosen.factor)
+    torch.testing.assert_close(chosen.read, (x - centre) / chosen.factor)
     assert float(chosen.factor.log().mean()) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["uint8", "int8", "fp8"])
+def test_what_all_tokens_share_is_not_rounded(name: StageFormat) -> None:
+    """A vector ten times as large as what differs, and nearly cancelled by the matrices."""
+    apart, shared = noise(200, 64, seed=1), 10 * noise(1, 64, seed=2)
+    matrix = noise(32, 64, seed=3)
+    matrix = matrix - (matrix @ shared.T) * shared / shared.square().sum()
+    group = Group(matrices=("a",), divided=())
+    chosen = smoothed(group, range_of(apart + shared), [matrix], FORMATS[name])
+    assert chosen.centre is not None
+    alone = smoothed(group, range_of(apart), [matrix], FORMATS[name])
+    assert alone.centre is None
+    assert chosen.error == pytest.approx(alone.error, rel=0.3)
+    weights = smoothed(group, range_of(apart + shared), [matrix], FORMATS[name].weights_alone)
+    assert weights.centre is None
+    assert chosen.moved == pytest.approx(float((matrix @ chosen.centre).abs().max()), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
