@@ -4,7 +4,9 @@ calibration observes. Offered to the runtime through the entry-point group `omni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,19 +46,38 @@ class TorchEngine:
         """Run once; outputs by name. Raises EngineError for other inputs, or if the module does."""
         check_arrays(self.stage.name, self.inputs, inputs)
         arrays = [np.require(inputs[port.name], requirements=["C", "W"]) for port in self.inputs]
-        tensors = [torch.from_numpy(array).to(self.device) for array in arrays]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), without_tf32():
+                tensors = [torch.from_numpy(array).to(self.device) for array in arrays]
                 made = self.stage.module(*self.stage.arguments(tensors))
+            values = made if isinstance(made, tuple) else (made,)
+            return {p.name: v.cpu().numpy() for p, v in zip(self.outputs, values, strict=True)}
         except (RuntimeError, IndexError, ValueError) as error:
             raise EngineError(f"{self.stage.name}: {one_line(error)}") from error
-        values = made if isinstance(made, tuple) else (made,)
-        return {p.name: v.cpu().numpy() for p, v in zip(self.outputs, values, strict=True)}
 
     def bind(self, buffers: Mapping[str, Array]) -> TorchBinding:
         """Fix every input and output to a C-contiguous, writable buffer."""
         check_buffers(self.stage.name, (*self.inputs, *self.outputs), buffers)
         return TorchBinding(self, buffers)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products and convolutions of fp32 are computed in fp32, whatever the process has set.
+
+    TF32, torch's default for convolutions, has no more digits than fp16. The settings are the
+    process's; they are put back.
+    """
+    cudnn: Any = torch.backends.cudnn
+    products: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [kind.fp32_precision for kind in products]
+    try:
+        for kind in products:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(products, before, strict=True):
+            kind.fp32_precision = precision
 
 
 class TorchBinding:

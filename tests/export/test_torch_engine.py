@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,31 @@ def inputs_of(stage: str) -> dict[str, Array]:
 def graph_engine(stage: str) -> OrtEngine:
     spec = bundle().graph(stage)
     return OrtEngine(bundle().path(spec.path), spec, threads=1)
+
+
+def test_fp32_is_fp32_whatever_the_process_asks_for_and_its_settings_are_put_back() -> None:
+    backends: Any = torch.backends
+    kinds = {"matmul": backends.cuda.matmul, "conv": backends.cudnn.conv}
+    before = {name: kind.fp32_precision for name, kind in kinds.items()}
+    seen: list[str] = []
+    engine = torch_engine("signal")
+
+    class Spy(nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            seen.extend(kind.fp32_precision for kind in kinds.values())
+            made: torch.Tensor = engine.stage.module(*inputs)
+            return made
+
+    spied = TorchEngine(replace(engine.stage, module=Spy()))
+    try:
+        for kind in kinds.values():
+            kind.fp32_precision = "tf32"
+        spied.run(**inputs_of("signal"))
+        assert seen == ["ieee", "ieee"]
+        assert [kind.fp32_precision for kind in kinds.values()] == ["tf32", "tf32"]
+    finally:
+        for name, kind in kinds.items():
+            kind.fp32_precision = before[name]
 
 
 @pytest.mark.parametrize("stage", STAGES)
