@@ -436,6 +436,64 @@ void a_profiled_run_says_where_the_time_of_every_row_went() {
   check(std::ranges::all_of(times, [](const auto& t) { return t.row_us > 0 && t.gap_us >= 0; }));
 }
 
+/// Keeps two clocks instead of taking time: a launch takes the host 30 µs, its work the device 100.
+class ClockedDevice final : public HostDevice {
+ public:
+  void launch(cuda::Graph& graph) override {
+    HostDevice::launch(graph);
+    host_us += 30;
+    const double begin = std::max(host_us, free_us_);
+    if (free_us_ > 0) idle_us += begin - free_us_;
+    free_us_ = begin + work_us;
+  }
+  void mark(std::size_t number) override {
+    HostDevice::mark(number);
+    reached_us_.resize(std::max(reached_us_.size(), number + 1));
+    reached_us_[number] = std::max(host_us, free_us_);
+  }
+  void wait(std::size_t number) override {
+    HostDevice::wait(number);
+    host_us = std::max(host_us, reached_us_[number]);
+  }
+  double microseconds(std::size_t from, std::size_t to) override {
+    return reached_us_[to] - reached_us_[from];
+  }
+  static constexpr double work_us = 100;
+  double host_us = 0, idle_us = 0;  // idle: between the device's launches
+
+ private:
+  double free_us_ = 0;
+  std::vector<double> reached_us_;
+};
+
+void rows_that_were_all_on_the_stream_show_what_others_waited_for_their_launch() {
+  for (const Mode mode : {Mode::replay, Mode::ahead}) {
+    ClockedDevice device;
+    Loop loop(device, shape, true, IoType::float32);
+    Decay<float> engine(device, loop);
+    Watcher slow;
+    slow.when_told = [&](std::size_t) { device.host_us += 250; };
+    const std::vector<float> start = numbers(shape.size(), 3);
+    const std::vector<Row> rows(9, Row{.b = {-0.1F, 0, 0}});
+    check(loop.run({.rows = rows,
+                    .guidance = {},
+                    .start = start,
+                    .renoise = {},
+                    .mode = mode,
+                    .profile = true},
+                   engine, slow));
+    double gaps = 0;
+    double beyond_work = 0;
+    for (const cuda::RowTime& row : std::span(loop.row_times()).subspan(1)) {
+      gaps += row.gap_us;
+      beyond_work += row.gap_us + row.row_us - ClockedDevice::work_us;
+      check(mode == Mode::replay || row.row_us == ClockedDevice::work_us);
+    }
+    check(beyond_work == device.idle_us);
+    check(mode == Mode::ahead ? device.idle_us == 0 : gaps < device.idle_us);
+  }
+}
+
 }  // namespace
 }  // namespace omni_rt::testing
 
@@ -464,4 +522,5 @@ int main() {
   a_plan_of_no_rows_changes_nothing();
   forgotten_graphs_are_captured_again();
   a_profiled_run_says_where_the_time_of_every_row_went();
+  rows_that_were_all_on_the_stream_show_what_others_waited_for_their_launch();
 }
