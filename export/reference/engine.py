@@ -4,6 +4,7 @@ calibration observes. Offered to the runtime through the entry-point group `omni
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,23 +62,45 @@ class TorchEngine:
         return TorchBinding(self, buffers)
 
 
+class _Tf32Switch:
+    """Settings that are the whole process's, off while anybody asks for it, then put back."""
+
+    def __init__(self) -> None:
+        cudnn: Any = torch.backends.cudnn
+        self._kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+        self._lock, self._users = threading.Lock(), 0
+        self._before: list[str] = []
+
+    def off(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = [kind.fp32_precision for kind in self._kinds]
+                for kind in self._kinds:
+                    kind.fp32_precision = "ieee"
+            self._users += 1
+
+    def back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for kind, precision in zip(self._kinds, self._before, strict=True):
+                    kind.fp32_precision = precision
+
+
+_TF32 = _Tf32Switch()
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Products and convolutions of fp32 are computed in fp32, whatever the process has set.
 
-    TF32, torch's default for convolutions, has no more digits than fp16. The settings are the
-    process's; they are put back.
+    TF32, torch's default for convolutions, has no more digits than fp16. Threads may overlap.
     """
-    cudnn: Any = torch.backends.cudnn
-    products: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = [kind.fp32_precision for kind in products]
+    _TF32.off()
     try:
-        for kind in products:
-            kind.fp32_precision = "ieee"
         yield
     finally:
-        for kind, precision in zip(products, before, strict=True):
-            kind.fp32_precision = precision
+        _TF32.back()
 
 
 class TorchBinding:
