@@ -92,7 +92,6 @@ def _outcomes(
 ) -> tuple[Outcome, ...]:
     pool = EnginePool(
         bundle,
-        device="auto",
         threads=options.threads,
         memory="staged",
         engine=options.engine,

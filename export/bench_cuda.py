@@ -1,7 +1,7 @@
 """The loop on a CUDA device, measured in one run where there is one: `omni-rt bench-cuda`.
 
 Kernels against the processor's, then captured steps against the same steps enqueued one by one and
-against the original's PyTorch loop, gaps between replays, equal bits, memory.
+against the original's PyTorch loop, how long the device waits between rows, equal bits, memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from omni_rt._core import Sampler
+from omni_rt.bench_loop import Idle, time_modes
 from omni_rt.cuda_loop import CudaLoop, Mode, cuda_module, open_device
 from omni_rt.encode import Floats, Prepared
 from omni_rt.errors import EngineError
@@ -47,7 +48,7 @@ class Rival:
     name: str
     per_step: Timing  # seconds, of whole runs divided by their steps
     ratio: float  # the original's median over this one's
-    gap: Timing | None  # from the end of one row's work on the device to the next's begin
+    idle: Idle | None  # of the device between rows
     latents_rel_l2: float  # against the original's loop in the same run
     peak_bytes: int  # of torch's memory, the original's weights included: they stay loaded
 
@@ -96,12 +97,10 @@ def bench_cuda(
     formats: dict[str, Linear] = {"bf16": HalfLinear}
     if torch.cuda.get_device_capability() >= FP8_CAPABILITY:
         formats["fp8"] = Fp8Linear
-    modes: tuple[Mode, ...] = ("enqueue", "replay")
     for name, linear in formats.items():
         with bench.loop(linear) as loop:
-            for mode in modes:
-                progress(f"{name}, {mode}")
-                rivals.append(bench.rival(f"{name}, {mode}", loop, mode, first=rivals[0]))
+            progress(name)
+            rivals += bench.rivals(name, loop, first=rivals[0])
     with bench.loop(HalfLinear) as loop:
         progress("chain")
         chain, replay = (bench.short_runs(loop, mode) for mode in ("chain", "replay"))
@@ -191,7 +190,7 @@ class _Bench:
             name="original, PyTorch fp16 autocast",
             per_step=self._per_step(seconds),
             ratio=1.0,
-            gap=None,
+            idle=None,
             latents_rel_l2=0.0,
             peak_bytes=torch.cuda.max_memory_allocated(),
         )
@@ -208,24 +207,26 @@ class _Bench:
             loop.release()
             torch.cuda.empty_cache()
 
-    def rival(self, name: str, loop: CudaLoop, mode: Mode, *, first: Rival) -> Rival:
-        """Whole runs of the loop in a mode."""
-        loop.mode, seconds, gaps = mode, [], []
+    def rivals(self, name: str, loop: CudaLoop, *, first: Rival) -> list[Rival]:
+        """Whole runs of the loop in every mode, in turns."""
         torch.cuda.reset_peak_memory_stats()
-        for run in range(self._runs + 1):
-            latents, times = self._sampled(loop, self._how)
-            if run > 0:
-                seconds.append(times.total_s)
-                gaps += [gap_us / 1e6 for gap_us, _ in loop.row_times[1:]]
-        per_step = self._per_step(seconds)
-        return Rival(
-            name=name,
-            per_step=per_step,
-            ratio=first.per_step.p50_s / per_step.p50_s,
-            gap=Timing.of(gaps),
-            latents_rel_l2=rel_l2(latents, self._wanted),
-            peak_bytes=torch.cuda.max_memory_allocated(),
+        modes, latents = time_modes(
+            loop,
+            lambda: self._sampled(loop, self._how),
+            steps=self._how.plan.evaluations,
+            runs=self._runs,
         )
+        return [
+            Rival(
+                name=f"{name}, {mode}",
+                per_step=times.per_step,
+                ratio=first.per_step.p50_s / times.per_step.p50_s,
+                idle=times.idle,
+                latents_rel_l2=rel_l2(latents[mode], self._wanted),
+                peak_bytes=torch.cuda.max_memory_allocated(),
+            )
+            for mode, times in modes.items()
+        ]
 
     def short_runs(self, loop: CudaLoop, mode: Mode) -> Timing:
         """Whole runs of 16 rows."""

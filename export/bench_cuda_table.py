@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from omni_rt import terminal
-from omni_rt.export.bench_cuda import CudaReport, Rival
+from typing import TYPE_CHECKING
 
-_COLUMNS = ("", "ms/step p50", "p90", "× original", "gap µs p50", "p90", "rel. L2", "GB")
+from omni_rt import terminal
+from omni_rt.bench_loop import LoopReport
+
+if TYPE_CHECKING:  # which needs torch
+    from omni_rt.export.bench_cuda import CudaReport, Rival
+
+_COLUMNS = ("", "ms/step p50", "p90", "× original", "idle µs p50", "p90", "rel. L2", "GB")
 
 
 def print_report(report: CudaReport) -> None:
@@ -31,15 +36,38 @@ def print_report(report: CudaReport) -> None:
     )
 
 
+def print_loop(report: LoopReport) -> None:
+    """A bundle's step by mode."""
+    rows = [
+        (
+            mode,
+            f"{times.per_step.p50_s * 1e3:.3f}",
+            f"{times.per_step.p90_s * 1e3:.3f}",
+            f"{times.idle.p50_us:.1f}",
+            f"{times.idle.p90_us:.1f}",
+        )
+        for mode, times in report.modes.items()
+    ]
+    terminal.print_table(
+        f"{report.device}, {report.engine}: {report.steps} steps at guidance {report.cfg_scale:g}",
+        ("", "ms/step p50", "p90", "idle µs p50", "p90"),
+        rows,
+    )
+    terminal.say(
+        f"captured steps are {report.ratio:.2f} times as fast as enqueued ones; "
+        f"{report.same_bits} of {report.repeats} runs of one seed gave the same bits"
+    )
+
+
 def _row(rival: Rival) -> tuple[str, ...]:
-    gap = rival.gap
+    idle = rival.idle
     return (
         rival.name,
         f"{rival.per_step.p50_s * 1e3:.3f}",
         f"{rival.per_step.p90_s * 1e3:.3f}",
         f"{rival.ratio:.2f}",
-        "" if gap is None else f"{gap.p50_s * 1e6:.1f}",
-        "" if gap is None else f"{gap.p90_s * 1e6:.1f}",
+        "" if idle is None else f"{idle.p50_us:.1f}",
+        "" if idle is None else f"{idle.p90_us:.1f}",
         f"{rival.latents_rel_l2:.1e}",
         f"{rival.peak_bytes / 1e9:.2f}",
     )

@@ -14,13 +14,16 @@ from omni_rt.cli_options import (
     BundleArgument,
     Config,
     Depth,
+    EngineName,
+    GpuNumber,
     Json,
     NewBundle,
     Overwrite,
     Stages,
     WeightsSeed,
 )
-from omni_rt.errors import ExportError
+from omni_rt.engines.registry import AUTO
+from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.miniature import cli as miniature_cli
 
 
@@ -249,8 +252,15 @@ def bench_reference(
 
 
 def bench_cuda(
-    depth: Annotated[int, typer.Option(help="Blocks; the official model has 36.", min=1)] = 36,
-    steps: Annotated[int, typer.Option(help="Guided Euler steps of a run.", min=1)] = 100,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Time this bundle's own step.", metavar="BUNDLE")
+    ] = None,
+    engine: EngineName = AUTO,
+    gpu: GpuNumber = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Blocks, without a bundle; the official 36.", min=1)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Euler steps of a run.", min=1)] = 100,
     runs: Annotated[int, typer.Option(help="Runs of each, after one to warm up.", min=1)] = 5,
     repeats: Annotated[int, typer.Option(help="Runs of one seed, to compare bits.", min=1)] = 100,
     as_json: Json = False,
@@ -259,17 +269,49 @@ def bench_cuda(
 
     Random weights of the official width; the original is fp16 by autocast, both branches over 2304
     context tokens. Kernels are first compared with the processor's loop, to the bit.
+
+    omni-rt bench-cuda card --engine tensorrt_rtx
+
+    With a bundle: its own step, enqueued row by row, captured and replayed, and replayed with all
+    rows on the stream at once; without torch, and without the original.
     """
     with terminal.errors_reported():
+        if bundle is not None:
+            if depth is not None:
+                raise RequestError("--depth is for random weights: a bundle has its own")
+            _bench_loop(bundle, engine, gpu or 0, steps, runs, repeats, as_json)
+            return
+        if engine != AUTO or gpu is not None:
+            raise RequestError("--engine and --gpu are for a bundle: give one")
         _require_torch()
         from omni_rt.export import bench_cuda as bench
         from omni_rt.export.bench_cuda_table import print_report
 
         with terminal.stage_notes(quiet=as_json) as tell:
             report = bench.bench_cuda(
-                depth=depth, steps=steps, runs=runs, repeats=repeats, progress=tell
+                depth=depth or 36, steps=steps, runs=runs, repeats=repeats, progress=tell
             )
         if as_json:
             terminal.print_json(report)
         else:
             print_report(report)
+
+
+def _bench_loop(
+    path: Path, engine: str, gpu: int, steps: int, runs: int, repeats: int, as_json: bool
+) -> None:
+    """A bundle's own step in the CUDA loop."""
+    from omni_rt.bench_loop import bench_loop
+    from omni_rt.bundle import Bundle
+    from omni_rt.export.bench_cuda_table import print_loop
+
+    with terminal.progress_bars() as bars:
+        opened = Bundle.open(path, progress=bars("verifying the bundle"))
+    with terminal.stage_notes(quiet=as_json) as tell:
+        report = bench_loop(
+            opened, engine=engine, gpu=gpu, steps=steps, runs=runs, repeats=repeats, progress=tell
+        )
+    if as_json:
+        terminal.print_json(report)
+    else:
+        print_loop(report)

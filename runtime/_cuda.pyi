@@ -72,9 +72,9 @@ class Loop:
         """
         The latents [batch, C, L] as a NumPy array; waits.
         """
-    def run(self, rows: numpy.typing.NDArray[numpy.float64], enqueue: collections.abc.Callable, *, start: numpy.typing.NDArray[numpy.float32], renoise: numpy.typing.NDArray[numpy.float32], cfg_scale: typing.SupportsFloat | typing.SupportsIndex, rescale: typing.SupportsFloat | typing.SupportsIndex, mode: str = 'replay', profile: bool = False, on_row: typing.Any = None, cancelled: typing.Any = None, finish: collections.abc.Callable | None = None) -> bool:
+    def run(self, rows: numpy.typing.NDArray[numpy.float64], enqueue: collections.abc.Callable, *, start: numpy.typing.NDArray[numpy.float32], renoise: numpy.typing.NDArray[numpy.float32], cfg_scale: typing.SupportsFloat | typing.SupportsIndex, rescale: typing.SupportsFloat | typing.SupportsIndex, mode: str = 'replay', profile: bool = False, on_row: typing.Any = None, cancelled: typing.Any = None, finish: collections.abc.Callable | None = None, finish_key: typing.SupportsInt | typing.SupportsIndex = 0) -> bool:
         """
-        Execute the rows; False if cancelled. `enqueue(stream)` is called to warm up and while a graph is captured; the GIL is held only inside callbacks.
+        Execute the rows; False if cancelled. `enqueue(stream)` is called to warm up and while a graph is captured, as is a chain's `finish(stream)`, whose graph is kept for its key; the GIL is held only inside callbacks.
         """
     @property
     def graphs(self) -> int:

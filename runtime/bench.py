@@ -134,7 +134,7 @@ def bench(
     dims, stream = bundle.manifest.dims, np.random.RandomState(0)
     guidance = PlanChoice(bundle).guidance(None)
     chosen = list(bundle.manifest.graphs) if stages is None else list(stages)
-    pool = EnginePool(bundle, device="cpu", threads=threads, memory="resident", engine=engine)
+    pool = EnginePool(bundle, threads=threads, memory="resident", engine=engine)
     timings = {}
     step: Timing | None = None
     overhead: float | None = None

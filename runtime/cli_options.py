@@ -32,6 +32,18 @@ EngineName = Annotated[
         help="Library that runs the graphs: auto (onnxruntime), openvino, …; see `omni-rt doctor`.",
     ),
 ]
+GpuNumber = Annotated[
+    int | None,
+    typer.Option("--gpu", help="Which GPU, for engines that run on one; the first is 0.", min=0),
+]
+CudaGraphName = Annotated[
+    str,
+    typer.Option(
+        "--cuda-graph",
+        help="In the CUDA loop: step, or chain (plans of at most 16 rows as one graph, which shows "
+        "no progress).",
+    ),
+]
 Config = Annotated[Path, typer.Option(help="The model's configuration (JSON).")]
 QwenConfig = Annotated[
     Path | None, typer.Option(help="config.json of the thinker; without it, the rest alone.")
@@ -100,17 +112,24 @@ def open_session(
     engine: str = AUTO,
     threads: int | None = None,
     memory: str = "resident",
+    gpu: int | None = None,
+    cuda_graph: str = "step",
     uncertified: bool = False,
 ) -> Session:
-    """A session, its bundle verified behind a progress bar."""
+    """A session, its bundle verified behind a progress bar; says what it takes of a GPU."""
     if uncertified:
         terminal.note("warning: the bundle's parity certificate is not checked")
     with terminal.progress_bars() as bars:
-        return Session(
+        session = Session(
             bundle,
+            device="auto" if gpu is None else f"cuda:{gpu}",
             engine=engine,
             threads=threads,
             memory=memory,  # type: ignore[arg-type]  # checked there, with a better message
+            cuda_graph=cuda_graph,  # type: ignore[arg-type]  # likewise
             allow_uncertified=uncertified,
             progress=bars("verifying the bundle"),
         )
+    if session.gpu_estimate is not None:
+        terminal.note(str(session.gpu_estimate))
+    return session

@@ -82,7 +82,7 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         from omni_rt.plans import make_plan
 
         with terminal.errors_reported():
-            check_machine("auto", None, mode)
+            check_machine(None, mode)
             device = device_named(target)
             job = Job(
                 plan=make_plan(solver), duration_s=seconds, rows=rows, prompt_tokens=prompt_tokens

@@ -15,8 +15,10 @@ from omni_rt.cli_options import (
     AllowDamaged,
     BundleOption,
     CfgScale,
+    CudaGraphName,
     EngineName,
     FrameRuleName,
+    GpuNumber,
     Json,
     Memory,
     Negative,
@@ -139,6 +141,8 @@ def generate(
     engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
+    gpu: GpuNumber = None,
+    cuda_graph: CudaGraphName = "step",
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
 ) -> None:
@@ -158,7 +162,13 @@ def generate(
         terminal.errors_reported(),
         _writable(output, raw, video, duration),
         open_session(
-            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
+            bundle,
+            engine=engine,
+            threads=threads,
+            memory=memory,
+            gpu=gpu,
+            cuda_graph=cuda_graph,
+            uncertified=allow_uncertified,
         ) as session,
     ):
         with terminal.progress_bars() as bars:
@@ -215,6 +225,8 @@ def edit(
     engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
+    gpu: GpuNumber = None,
+    cuda_graph: CudaGraphName = "step",
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
 ) -> None:
@@ -229,7 +241,13 @@ def edit(
         terminal.errors_reported(),
         _writable(output, raw),
         open_session(
-            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
+            bundle,
+            engine=engine,
+            threads=threads,
+            memory=memory,
+            gpu=gpu,
+            cuda_graph=cuda_graph,
+            uncertified=allow_uncertified,
         ) as session,
     ):
         with terminal.progress_bars() as bars:

@@ -16,6 +16,7 @@ from omni_rt.cli_options import (
     BundleOption,
     EngineName,
     FrameRuleName,
+    GpuNumber,
     Json,
     Memory,
     SmallFrames,
@@ -68,6 +69,7 @@ def understand(
     engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
+    gpu: GpuNumber = None,
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +82,12 @@ def understand(
     with (
         terminal.errors_reported(),
         open_session(
-            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
+            bundle,
+            engine=engine,
+            threads=threads,
+            memory=memory,
+            gpu=gpu,
+            uncertified=allow_uncertified,
         ) as session,
     ):
         reply = session.understand(
@@ -121,6 +128,7 @@ def chat(
     engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
+    gpu: GpuNumber = None,
     allow_uncertified: Uncertified = False,
 ) -> None:
     """Talk in several turns; what was said and shown is remembered.
@@ -131,7 +139,12 @@ def chat(
     with (
         terminal.errors_reported(),
         open_session(
-            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
+            bundle,
+            engine=engine,
+            threads=threads,
+            memory=memory,
+            gpu=gpu,
+            uncertified=allow_uncertified,
         ) as session,
     ):
         options: dict[str, Any] = {
@@ -199,6 +212,7 @@ def transcribe(
     engine: EngineName = AUTO,
     threads: Threads = None,
     memory: Memory = "resident",
+    gpu: GpuNumber = None,
     allow_uncertified: Uncertified = False,
     as_json: Json = False,
 ) -> None:
@@ -206,7 +220,12 @@ def transcribe(
     with (
         terminal.errors_reported(),
         open_session(
-            bundle, engine=engine, threads=threads, memory=memory, uncertified=allow_uncertified
+            bundle,
+            engine=engine,
+            threads=threads,
+            memory=memory,
+            gpu=gpu,
+            uncertified=allow_uncertified,
         ) as session,
     ):
         words = session.transcribe(recording)

@@ -92,7 +92,7 @@ def opened(bundle: Bundle, *, engine: str | LoadEngine, threads: int | None) -> 
         load_s.setdefault(stage, time.perf_counter() - begun)
         return found
 
-    pool = EnginePool(bundle, device="cpu", threads=threads, memory="staged", engine=timed)
+    pool = EnginePool(bundle, threads=threads, memory="staged", engine=timed)
     return Opened(bundle=bundle, pool=pool, load_s=load_s)
 
 

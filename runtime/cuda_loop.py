@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from omni_rt.encode import Floats, Prepared
+from omni_rt.engines.gpu import KEPT_SHAPES, Gpu
 from omni_rt.errors import Cancelled, EngineError
 from omni_rt.options import OnStep, Sampling
 from omni_rt.sampling import RunTimes, step_inputs
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 
 TOKEN_BUCKETS = (320, 384, 512, 1024, 2304)  # of a prompt with its transcript
 MOST_CHAINED_ROWS = 16
-KEPT_SHAPES = 4
 
-Mode = Literal["replay", "chain", "enqueue"]
+Mode = Literal["replay", "chain", "enqueue", "ahead"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,13 @@ def open_device(ordinal: int = 0, *, stream: int = 0) -> _cuda.Device:
     return CudaDevice(ordinal, stream=stream)
 
 
+def loop_on(step: DeviceStep, gpu: Gpu) -> CudaLoop:
+    """The loop of a session's options. Raises EngineError as `open_device` does."""
+    device = open_device(gpu.ordinal, stream=gpu.stream)
+    mode: Mode = "chain" if gpu.graph == "chain" else "replay"
+    return CudaLoop(step, device, cuda_module(), mode=mode, kept=gpu.kept)
+
+
 def padded_tokens(tokens: int, buckets: Sequence[int]) -> int:
     """The bucket of P context tokens; more than the largest stay what they are."""
     return next((bucket for bucket in buckets if bucket >= tokens), tokens)
@@ -127,7 +134,7 @@ class CudaLoop:
 
     `mode`: "replay" launches the captured step once per row; "chain" captures plans of up to 16
     rows as one graph, which can be neither watched nor cancelled while it runs; "enqueue" captures
-    nothing.
+    nothing; "ahead" replays with all rows on the stream at once, to be measured beside "replay".
     """
 
     def __init__(
@@ -139,8 +146,8 @@ class CudaLoop:
         mode: Mode = "replay",
         kept: int = KEPT_SHAPES,
     ) -> None:
-        self.device, self.mode = device, mode
-        self._step, self._module, self._kept = step, module, kept
+        self.device, self.mode, self.kept = device, mode, kept
+        self._step, self._module = step, module
         self._shapes: OrderedDict[Bucket, _Shape] = OrderedDict()  # the last one was used last
         self._lock = threading.Lock()
         self.row_times: list[tuple[float, float]] = []  # microseconds (gap before, row), last run
@@ -185,7 +192,7 @@ class CudaLoop:
 
     def _shape(self, bucket: Bucket, latents: tuple[int, ...]) -> _Shape:
         if bucket not in self._shapes:
-            while len(self._shapes) >= self._kept:
+            while len(self._shapes) >= self.kept:
                 self._shapes.popitem(last=False)
             made = self._made_or_none(bucket, latents) if self._shapes else None
             if made is None:

@@ -11,7 +11,6 @@ from omni_rt.engines import Engine
 from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader
 from omni_rt.errors import EngineError, RequestError
 
-Device = Literal["auto", "cpu"]
 Memory = Literal["resident", "staged"]
 
 # What a stage is used in; in `staged` memory, stages without a phase in common take turns.
@@ -33,10 +32,17 @@ PHASES: Mapping[str, frozenset[str]] = {
 }
 
 
-def check_machine(device: object, threads: object, memory: object) -> None:
+def together(stages: Mapping[str, int]) -> dict[Memory, int]:
+    """The sizes of stages that are in memory at once, in either mode: all, or the largest phase."""
+    phases = {phase for stage in stages for phase in PHASES[stage]}
+    of_phases = (
+        sum(size for stage, size in stages.items() if phase in PHASES[stage]) for phase in phases
+    )
+    return {"resident": sum(stages.values()), "staged": max(of_phases, default=0)}
+
+
+def check_machine(threads: object, memory: object) -> None:
     """Raise RequestError for what no pool can be made of."""
-    if device not in get_args(Device):
-        raise RequestError(f"device must be one of {get_args(Device)}, got {device!r}")
     if memory not in get_args(Memory):
         raise RequestError(f"memory must be one of {get_args(Memory)}, got {memory!r}")
     if threads is not None and (type(threads) is not int or threads < 1):
@@ -50,12 +56,11 @@ class EnginePool:
         self,
         bundle: Bundle,
         *,
-        device: Device,
         threads: int | None,
         memory: Memory,
         engine: str | LoadEngine = AUTO,
     ) -> None:
-        check_machine(device, threads, memory)
+        check_machine(threads, memory)
         self._bundle, self._threads, self._memory = bundle, threads, memory
         self._load = engine_loader(engine)
         self._loaded: dict[str, Engine] = {}

@@ -29,6 +29,12 @@ from omni_rt.whole_file import draft_of
 SCHEMA = 2
 LOOP = "loop, one step"
 _MAX_FILE_BYTES = 1 << 20
+# Of engines that are called otherwise than what is installed for them.
+_PACKAGES: Mapping[str, str] = {
+    "onnxruntime_cuda": "onnxruntime-gpu",
+    "torch_cuda": "torch",
+    "torch_cuda_fp8": "torch",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +93,7 @@ def baseline_of(report: BenchReport, manifest: Manifest) -> Baseline:
 
 def _libraries(engine: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("omni_rt", "numpy", engine):
+    for package in ("omni_rt", "numpy", _PACKAGES.get(engine, engine)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

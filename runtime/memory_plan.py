@@ -13,7 +13,7 @@ from types import MappingProxyType
 from omni_rt.answering import SLICE_TOKENS
 from omni_rt.architecture import Architecture
 from omni_rt.devices import Device
-from omni_rt.engine_pool import PHASES, Memory
+from omni_rt.engine_pool import Memory, together
 from omni_rt.errors import EngineError, RequestError
 from omni_rt.longform import segment_count, segment_hop
 from omni_rt.manifest import EngineSpec
@@ -193,16 +193,8 @@ def _live_values(model: Architecture, stage: str, sizes: Sizes) -> int:
 
 def needed_bytes(stages: Mapping[str, StageMemory]) -> dict[Memory, int]:
     """In either mode: all stages, or the phase that takes most; and the driver's context."""
-    phases = {phase for stage in stages for phase in PHASES[stage]}
-    of_phases = (
-        sum(used.total for stage, used in stages.items() if phase in PHASES[stage])
-        for phase in phases
-    )
-    everything = sum(used.total for used in stages.values())
-    return {
-        "resident": CONTEXT_BYTES + everything,
-        "staged": CONTEXT_BYTES + max(of_phases, default=0),
-    }
+    used = together({name: memory.total for name, memory in stages.items()})
+    return {mode: CONTEXT_BYTES + size for mode, size in used.items()}
 
 
 def check_fits(plan: MemoryPlan, available_bytes: int) -> None:

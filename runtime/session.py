@@ -19,9 +19,11 @@ from omni_rt.audio import Audio, Samples
 from omni_rt.bundle import Bundle, Progress
 from omni_rt.completion import for_record, with_clips_read, with_words
 from omni_rt.encode import Conditioning, Floats
-from omni_rt.engine_pool import Device, EnginePool, Memory, check_machine
-from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader, resolved
+from omni_rt.engine_pool import EnginePool, Memory, check_machine
+from omni_rt.engines.gpu import KEPT_SHAPES, CudaGraph, Gpu
+from omni_rt.engines.registry import AUTO, LoadEngine, engine_loader, placed, resolved
 from omni_rt.errors import BundleError, RequestError
+from omni_rt.gpu_memory import gpu_estimate
 from omni_rt.longform import (
     edited,
     finished,
@@ -83,21 +85,34 @@ class Session:
     function that loads a stage's. Raises BundleError if the bundle is damaged, or its parity
     certificate is missing or fails (unless `allow_uncertified`); EngineError if the engine's
     library is not installed.
+
+    For engines that run on a GPU ("tensorrt_rtx", "tensorrt", "torch_cuda", "onnxruntime_cuda"):
+    device: "cuda:1" is the second that is visible, "auto" and "cuda" the first. `gpu_estimate`
+    (None for others) says what the session takes of its memory, before anything is loaded; raises
+    EngineError if that is not free, or there is no such GPU. Of those with the CUDA loop,
+    cuda_graph: "step" replays one captured step per row; "chain" captures plans of at most 16 rows
+    whole, which tells no progress before its end and cannot be cancelled inside (longer plans run
+    as "step"). cuda_shapes: of so many shapes of requests the graphs are kept. cuda_stream: the
+    loop's stream, a cudaStream_t of yours as an integer, which outlives the session; 0: its own.
     """
 
     def __init__(
         self,
         bundle: str | Path,
         *,
-        device: Device = "auto",
+        device: str = "auto",
         threads: int | None = None,
         memory: Memory = "resident",
         engine: str | LoadEngine = AUTO,
+        cuda_graph: CudaGraph = "step",
+        cuda_shapes: int = KEPT_SHAPES,
+        cuda_stream: int = 0,
         allow_uncertified: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        check_machine(device, threads, memory)
-        load = engine_loader(engine)
+        check_machine(threads, memory)
+        gpu = Gpu(graph=cuda_graph, kept=cuda_shapes, stream=cuda_stream)
+        load = placed(engine_loader(engine), device, gpu)
         if not isinstance(bundle, (str, Path)):
             raise BundleError(f"a bundle is the path of a directory, got {bundle!r}")
         self.bundle = Bundle.open(bundle, progress=progress)
@@ -105,7 +120,8 @@ class Session:
             self.bundle.require_certificate()
             if isinstance(engine, str):
                 self.bundle.require_on_device(resolved(engine))
-        pool = EnginePool(self.bundle, device=device, threads=threads, memory=memory, engine=load)
+        self.gpu_estimate = gpu_estimate(load, self.bundle, memory)
+        pool = EnginePool(self.bundle, threads=threads, memory=memory, engine=load)
         self._pipeline = Pipeline(self.bundle, pool)
         self._plans = PlanChoice(self.bundle)
 

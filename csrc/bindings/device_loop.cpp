@@ -43,11 +43,13 @@ class PythonStreamEngine final : public cuda::StreamEngine {
 };
 
 Mode mode_named(const std::string& name) {
-  const std::map<std::string, Mode> modes{
-      {"replay", Mode::replay}, {"chain", Mode::chain}, {"enqueue", Mode::enqueue}};
+  const std::map<std::string, Mode> modes{{"replay", Mode::replay},
+                                          {"chain", Mode::chain},
+                                          {"enqueue", Mode::enqueue},
+                                          {"ahead", Mode::ahead}};
   const auto found = modes.find(name);
   if (found == modes.end())
-    throw py::value_error("mode must be replay, chain or enqueue, got " + name);
+    throw py::value_error("mode must be replay, chain, enqueue or ahead, got " + name);
   return found->second;
 }
 
@@ -58,7 +60,7 @@ std::span<const float> span_of(const Floats& array) {
 bool run(BoundLoop& self, const Doubles& table, const py::function& enqueue, const Floats& start,
          const Floats& renoise, float cfg_scale, float rescale, const std::string& mode,
          bool profile, const py::object& on_row, const py::object& cancelled,
-         const std::optional<py::function>& finish) {
+         const std::optional<py::function>& finish, std::uint64_t finish_key) {
   const std::vector<Row> rows = rows_from(table);
   PythonStreamEngine engine(enqueue);
   PythonObserver observer(on_row, cancelled);
@@ -70,7 +72,8 @@ bool run(BoundLoop& self, const Doubles& table, const py::function& enqueue, con
                        .renoise = span_of(renoise),
                        .mode = mode_named(mode),
                        .profile = profile,
-                       .finish = last ? &*last : nullptr};
+                       .finish = last ? &*last : nullptr,
+                       .finish_key = finish_key};
   const py::gil_scoped_release unlocked;  // engine and observer take it back for their calls
   return self.loop.run(what, engine, observer);
 }
@@ -150,12 +153,14 @@ void bind_device_loop(py::module_& m) {
                             true);
           },
           "The result [batch, C, L], float32, on the device.")
-      .def("run", &run, "rows"_a.noconvert(), "enqueue"_a, py::kw_only(), "start"_a.noconvert(),
-           "renoise"_a.noconvert(), "cfg_scale"_a, "rescale"_a, "mode"_a = "replay",
-           "profile"_a = false, "on_row"_a = py::none(), "cancelled"_a = py::none(),
-           "finish"_a = py::none(),
-           "Execute the rows; False if cancelled. `enqueue(stream)` is called to warm up and while "
-           "a graph is captured; the GIL is held only inside callbacks.")
+      .def(
+          "run", &run, "rows"_a.noconvert(), "enqueue"_a, py::kw_only(), "start"_a.noconvert(),
+          "renoise"_a.noconvert(), "cfg_scale"_a, "rescale"_a, "mode"_a = "replay",
+          "profile"_a = false, "on_row"_a = py::none(), "cancelled"_a = py::none(),
+          "finish"_a = py::none(), "finish_key"_a = 0,
+          "Execute the rows; False if cancelled. `enqueue(stream)` is called to warm up and while "
+          "a graph is captured, as is a chain's `finish(stream)`, whose graph is kept for its key; "
+          "the GIL is held only inside callbacks.")
       .def("read", &read, "The latents [batch, C, L] as a NumPy array; waits.")
       .def("forget_graphs", [](BoundLoop& l) { l.loop.forget_graphs(); })
       .def_property_readonly("graphs", [](const BoundLoop& l) { return l.loop.graphs(); })

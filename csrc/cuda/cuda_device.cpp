@@ -39,7 +39,7 @@ std::string version_text(int version) {
 std::string driver_problem() {
   int driver = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
-    return "no NVIDIA driver on this machine: install one, or use device=\"cpu\"";
+    return "no NVIDIA driver on this machine: install one, or use engine=\"onnxruntime\"";
   return "the NVIDIA driver is for CUDA " + version_text(driver) + " and this build needs " +
          version_text(CUDART_VERSION) + ": update the driver, or rebuild with an older toolkit";
 }

@@ -17,8 +17,8 @@ DeviceRow device_row(const Row& row) {
           .c = row.c};
 }
 
-std::pair<std::size_t, bool> chain_of(const Run& run) {
-  return {run.rows.size(), run.finish != nullptr};
+std::pair<std::size_t, std::uint64_t> chain_of(const Run& run) {
+  return {run.rows.size(), run.finish_key};
 }
 
 /// Memory of at least `bytes`: what there is, or new memory once the old has been let go.
@@ -96,6 +96,8 @@ void Loop::check(const Run& run) const {
     throw std::invalid_argument("a chain has at most 16 rows: replay longer plans");
   if (run.mode != Mode::chain && run.finish != nullptr)
     throw std::invalid_argument("only a chain can go on after its last row");
+  if ((run.finish != nullptr) != (run.finish_key != 0))
+    throw std::invalid_argument("finish needs a key other than 0, which tells it from others");
 }
 
 bool Loop::run(const Run& run, StreamEngine& engine, Observer& observer) {
@@ -132,13 +134,21 @@ void Loop::prepare(const Run& run, StreamEngine& engine) {
   if (run.profile) row_times_.reserve(run.rows.size());
   if (run.mode == Mode::enqueue || run.rows.empty()) return;
   if (!warm_) {
-    engine.enqueue(device_.stream());  // libraries load their kernels and take their workspaces
-    device_.synchronise();
+    warm_up(engine);
     warm_ = true;
   }
-  if (run.mode == Mode::replay && !step_) step_ = captured(1, engine, nullptr);
-  if (run.mode == Mode::chain && !chains_.contains(chain_of(run)))
+  if (run.mode != Mode::chain) {
+    if (!step_) step_ = captured(1, engine, nullptr);
+  } else if (!chains_.contains(chain_of(run))) {
+    if (run.finish != nullptr) warm_up(*run.finish);
     chains_[chain_of(run)] = captured(run.rows.size(), engine, run.finish);
+  }
+}
+
+/// Libraries load their kernels and take their workspaces, which no capture can hold.
+void Loop::warm_up(StreamEngine& engine) {
+  engine.enqueue(device_.stream());
+  device_.synchronise();
 }
 
 std::unique_ptr<Graph> Loop::captured(std::size_t rows, StreamEngine& engine,
@@ -189,8 +199,8 @@ bool Loop::execute(const Run& run, StreamEngine& engine, Observer& observer) {
   return true;
 }
 
-/// One row is on the stream while another runs: the device never waits for the host, and a caller
-/// who cancels waits for one row.
+/// One row is on the stream while another runs: the device need not wait for the host, and a caller
+/// who cancels waits for one row. Ahead, all of them are.
 bool Loop::execute_rows(const Run& run, StreamEngine& engine, Observer& observer) {
   const std::size_t total = run.rows.size();
   // Marks of row n: its begin (profiled) and its end. Two rows are on their way at most.
@@ -202,13 +212,13 @@ bool Loop::execute_rows(const Run& run, StreamEngine& engine, Observer& observer
       return false;
     }
     if (run.profile) device_.mark(begin(n));
-    if (run.mode == Mode::replay) {
-      device_.launch(*step_);
-    } else {
+    if (run.mode == Mode::enqueue) {
       enqueue_row(engine);
+    } else {
+      device_.launch(*step_);
     }
     device_.mark(end(n));
-    if (n == 0) continue;
+    if (n == 0 || run.mode == Mode::ahead) continue;
     device_.wait(end(n - 1));
     observer.on_row(n, total);
   }

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <span>
@@ -27,11 +28,15 @@ enum class Mode {
   replay,   // one step is captured once, then launched for every row
   chain,    // all rows, and what follows them, are one graph: no progress and no cancelling inside
   enqueue,  // nothing is captured: the engine enqueues every row
+  ahead,    // as replay, but all rows are on the stream before the first is waited for, and no
+            // progress is told: what the device takes when it never waits for the host
 };
 
 inline constexpr std::size_t most_chained_rows = 16;
 
-/// Where the device's time of a profiled row went.
+/// Where the device's time of a profiled row went. A row begins when the stream is free for it, so
+/// what it waits for its own launch is in `row_us`: idle time that the host causes is what a row
+/// and its gap take more than in a run with Mode::ahead.
 struct RowTime {
   double gap_us = 0;  // from the row before to this one; 0 for the first
   double row_us = 0;
@@ -43,8 +48,9 @@ struct Run {
   std::span<const float> start;    // host, [batch, C, L]
   std::span<const float> renoise;  // host, one [batch, C, L] per row with c ≠ 0, in order
   Mode mode = Mode::replay;
-  bool profile = false;            // replay and enqueue: fills `row_times`
+  bool profile = false;            // but for a chain: fills `row_times`
   StreamEngine* finish = nullptr;  // chain: enqueued after the last row, say a decoder
+  std::uint64_t finish_key = 0;    // which `finish` it is: a graph is kept for every key; 0: none
 };
 
 /// Executes plans for one shape on a device. The arithmetic is core/step.h's on the same table; the
@@ -68,8 +74,8 @@ class Loop {
   [[nodiscard]] void* latents() const { return state_x_.data(); }    // fp32 [batch, C, L]
 
   /// Executes the rows; `latents()` then holds the result. The engine is called once to warm up and
-  /// once per graph; replays do not call it. The observer is asked before every row and told after
-  /// it; when it cancels, at most one more row runs. Returns false if cancelled.
+  /// once per graph, as is `finish`; replays do not call it. The observer is asked before every row
+  /// and told after it; when it cancels, at most one more row runs. Returns false if cancelled.
   /// Throws std::invalid_argument for sizes that do not fit, DeviceError if it is running already.
   bool run(const Run& run, StreamEngine& engine, Observer& observer);
 
@@ -90,6 +96,7 @@ class Loop {
   [[nodiscard]] std::unique_ptr<Graph> captured(std::size_t rows, StreamEngine& engine,
                                                 StreamEngine* finish);
   void prepare(const Run& run, StreamEngine& engine);
+  void warm_up(StreamEngine& engine);
   bool execute(const Run& run, StreamEngine& engine, Observer& observer);
   bool execute_rows(const Run& run, StreamEngine& engine, Observer& observer);
   void read_times(std::size_t rows);
@@ -101,8 +108,8 @@ class Loop {
   Memory state_x_, engine_x_, t_, velocity_, ring_, state_, table_, noise_;
   StepCall call_;
   std::unique_ptr<Graph> step_;
-  // By number of rows, and whether something follows them.
-  std::map<std::pair<std::size_t, bool>, std::unique_ptr<Graph>> chains_;
+  // By number of rows, and the key of what follows them.
+  std::map<std::pair<std::size_t, std::uint64_t>, std::unique_ptr<Graph>> chains_;
   std::vector<DeviceRow> host_table_;
   std::vector<RowTime> row_times_;
   bool warm_ = false;

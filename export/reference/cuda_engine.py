@@ -9,52 +9,77 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from omni_rt.bundle import Bundle
-from omni_rt.cuda_loop import TOKEN_BUCKETS, Bucket, CudaLoop, cuda_module, open_device
+from omni_rt.cuda_loop import TOKEN_BUCKETS, Bucket, loop_on
 from omni_rt.encode import Floats
 from omni_rt.engines.checks import one_line
+from omni_rt.engines.gpu import Gpu, GpuLoader, GpuMemory, StageNeeds, weights_alone
 from omni_rt.errors import EngineError
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.device_step import DeviceStep, Fp8Linear, HalfLinear, Linear
-from omni_rt.export.reference.engine import TorchEngine
+from omni_rt.export.reference.engine import TorchEngine, without_tf32
 from omni_rt.export.reference.from_bundle import sizes_of, stage_of
 from omni_rt.export.stages import DitStep
-from omni_rt.manifest import BaseType
+from omni_rt.manifest import BaseType, Precision
 
 FP8_CAPABILITY = (8, 9)
+_FP32_BYTES = 4.0
 
 
-def load_engine(bundle: Bundle, stage: str, threads: int | None) -> TorchEngine:
-    """A stage on the first CUDA device, the step in bf16. Raises EngineError without a device."""
-    return _loaded(bundle, stage, HalfLinear)
+def _half(bundle: Bundle, stage: str, threads: int | None, gpu: Gpu) -> TorchEngine:
+    """A stage on a CUDA device, the step in bf16. Raises EngineError without that device."""
+    return _loaded(bundle, stage, HalfLinear, gpu)
 
 
-def load_fp8_engine(bundle: Bundle, stage: str, threads: int | None) -> TorchEngine:
-    """As `load_engine`, the step's products in FP8. Raises EngineError for GPUs that have none."""
-    require_fp8()
-    return _loaded(bundle, stage, Fp8Linear)
+def _fp8(bundle: Bundle, stage: str, threads: int | None, gpu: Gpu) -> TorchEngine:
+    """As `_half`, the step's products in FP8. Raises EngineError for GPUs that have none."""
+    require_fp8(gpu.ordinal)
+    return _loaded(bundle, stage, Fp8Linear, gpu)
 
 
-def require_cuda() -> None:
-    """Raise EngineError unless torch sees a CUDA device."""
+def _memory(bundle: Bundle, ordinal: int, *, step_bytes: float) -> GpuMemory:
+    """Weights alone, fp32 but for the step's: torch does not say what it takes beside them."""
+    require_cuda(ordinal)
+    try:
+        free, total = torch.cuda.mem_get_info(ordinal)
+        name = torch.cuda.get_device_name(ordinal)
+    except RuntimeError as error:
+        raise EngineError(f"CUDA device {ordinal}: {one_line(error)}") from error
+    stages = weights_alone(bundle, dict.fromkeys(get_args(Precision), _FP32_BYTES))
+    if "dit_step" in stages:
+        weights = round(stages["dit_step"].weights * step_bytes / _FP32_BYTES)
+        stages["dit_step"] = StageNeeds(weights=weights)
+    return GpuMemory(name=name, free_bytes=free, total_bytes=total, stages=stages)
+
+
+load_engine = GpuLoader(name="torch_cuda", load=_half, look=partial(_memory, step_bytes=2.0))
+load_fp8_engine = GpuLoader(name="torch_cuda_fp8", load=_fp8, look=partial(_memory, step_bytes=1.0))
+
+
+def require_cuda(ordinal: int = 0) -> None:
+    """Raise EngineError unless torch sees that CUDA device."""
     if not torch.cuda.is_available():
         build = torch.version.cuda
         have = f"torch {torch.__version__} " + (
             "was built without CUDA" if build is None else f"for CUDA {build} sees no device"
         )
         raise EngineError(f"engine torch_cuda needs a CUDA device and a torch for it: {have}")
+    count = torch.cuda.device_count()
+    if ordinal >= count:
+        raise EngineError(f"there is no CUDA device {ordinal}: {count} visible")
 
 
-def require_fp8() -> None:
+def require_fp8(ordinal: int = 0) -> None:
     """Raise EngineError unless the device multiplies FP8."""
-    require_cuda()
-    capability = torch.cuda.get_device_capability()
+    require_cuda(ordinal)
+    capability = torch.cuda.get_device_capability(ordinal)
     if capability < FP8_CAPABILITY:
         raise EngineError(
             f"FP8 products need compute capability 8.9, this GPU has {capability[0]}."
@@ -62,17 +87,18 @@ def require_fp8() -> None:
         )
 
 
-def _loaded(bundle: Bundle, name: str, linear: Linear) -> TorchEngine:
-    require_cuda()
+def _loaded(bundle: Bundle, name: str, linear: Linear, gpu: Gpu) -> TorchEngine:
+    require_cuda(gpu.ordinal)
+    device = f"cuda:{gpu.ordinal}"
     stage = stage_of(bundle, name, sizes_of(bundle))
     try:
         if name == "dit_step":
             assert isinstance(stage.module, DitStep)
             stage = replace(stage, module=DeviceStep(stage.module, linear))
-        stage.module.to("cuda")
+        stage.module.to(device)
     except RuntimeError as error:  # torch's out-of-memory error says how much was missing
         raise EngineError(f"{name}: {one_line(error)}") from error
-    return CudaStepEngine(stage) if name == "dit_step" else TorchEngine(stage, "cuda")
+    return CudaStepEngine(stage, gpu) if name == "dit_step" else TorchEngine(stage, device)
 
 
 class CudaStepEngine(TorchEngine):
@@ -80,9 +106,9 @@ class CudaStepEngine(TorchEngine):
 
     base_type: BaseType = "bfloat16"
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(stage, "cuda")
-        self.loop = CudaLoop(TorchDeviceStep(stage), open_device(), cuda_module())
+    def __init__(self, stage: Stage, gpu: Gpu) -> None:
+        super().__init__(stage, f"cuda:{gpu.ordinal}")
+        self.loop = loop_on(TorchDeviceStep(stage, self.device), gpu)
 
 
 class TorchDeviceStep:
@@ -91,7 +117,7 @@ class TorchDeviceStep:
     dtype = "float32"
     token_buckets = TOKEN_BUCKETS
 
-    def __init__(self, stage: Stage, device: str = "cuda") -> None:
+    def __init__(self, stage: Stage, device: str = "cuda:0") -> None:
         self._stage, self._device = stage, device
 
     def bind_device(self, bucket: Bucket, buffers: Mapping[str, Any]) -> TorchDeviceBinding:
@@ -112,8 +138,8 @@ class TorchDeviceBinding:
     def __init__(
         self, stage: Stage, bucket: Bucket, buffers: Mapping[str, Any], device: str
     ) -> None:
-        self._stage, self._device = stage, device
-        self._pool = torch.cuda.MemPool() if device == "cuda" else None
+        self._stage, self._device = stage, torch.device(device)
+        self._pool = torch.cuda.MemPool() if self._on_gpu else None
         self._tensors: dict[str, Tensor] = {n: from_dlpack(b) for n, b in buffers.items()}
         sizes = {"R": bucket.rows, "Q": bucket.attending, "P": bucket.tokens}
         for port in stage.ports.inputs:
@@ -121,20 +147,30 @@ class TorchDeviceBinding:
                 shape = [sizes[n] if isinstance(n, str) else n for n in port.shape]
                 dtype = torch.float32 if port.name == "prepend" else torch.bfloat16
                 self._tensors[port.name] = torch.zeros(shape, dtype=dtype, device=device)
-        if device == "cuda":
-            torch.cuda.synchronize()  # the zeros are of torch's stream, the loop has its own
+        if self._on_gpu:
+            torch.cuda.synchronize(device)  # the zeros are of torch's stream, the loop has its own
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
 
     def fill(self, inputs: Mapping[str, Floats]) -> None:
-        """Copy the inputs of a whole run. Returns when they are there."""
-        for name, value in inputs.items():
-            self._tensors[name].copy_(torch.from_numpy(value))
-        if self._device == "cuda":
-            torch.cuda.synchronize()
+        """Copy the inputs of a whole run. Returns when they are there; EngineError if they cannot.
+
+        An error of the GPU that sticks, and a fork, show here first.
+        """
+        try:
+            for name, value in inputs.items():
+                self._tensors[name].copy_(torch.from_numpy(value))
+            if self._on_gpu:
+                torch.cuda.synchronize(self._device)
+        except RuntimeError as error:
+            raise EngineError(f"{self._stage.name}: {one_line(error)}") from error
 
     def enqueue(self, stream: int) -> None:
         """Put one step on the stream. Raises EngineError if torch does."""
         try:
-            with self._on(stream), torch.inference_mode():
+            with self._on(stream), torch.inference_mode(), without_tf32():
                 self.compute()
         except RuntimeError as error:
             raise EngineError(f"{self._stage.name}: {one_line(error)}") from error
@@ -147,6 +183,6 @@ class TorchDeviceBinding:
     @contextmanager
     def _on(self, stream: int) -> Iterator[None]:
         assert self._pool is not None  # there is no stream without a device
-        loops = torch.cuda.ExternalStream(stream)
-        with torch.cuda.stream(loops), torch.cuda.use_mem_pool(self._pool):
+        loops = torch.cuda.ExternalStream(stream, device=self._device)
+        with torch.cuda.stream(loops), torch.cuda.use_mem_pool(self._pool, device=self._device):
             yield

@@ -4,7 +4,10 @@ calibration observes. Offered to the runtime through the entry-point group `omni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,19 +47,60 @@ class TorchEngine:
         """Run once; outputs by name. Raises EngineError for other inputs, or if the module does."""
         check_arrays(self.stage.name, self.inputs, inputs)
         arrays = [np.require(inputs[port.name], requirements=["C", "W"]) for port in self.inputs]
-        tensors = [torch.from_numpy(array).to(self.device) for array in arrays]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), without_tf32():
+                tensors = [torch.from_numpy(array).to(self.device) for array in arrays]
                 made = self.stage.module(*self.stage.arguments(tensors))
+            values = made if isinstance(made, tuple) else (made,)
+            return {p.name: v.cpu().numpy() for p, v in zip(self.outputs, values, strict=True)}
         except (RuntimeError, IndexError, ValueError) as error:
             raise EngineError(f"{self.stage.name}: {one_line(error)}") from error
-        values = made if isinstance(made, tuple) else (made,)
-        return {p.name: v.cpu().numpy() for p, v in zip(self.outputs, values, strict=True)}
 
     def bind(self, buffers: Mapping[str, Array]) -> TorchBinding:
         """Fix every input and output to a C-contiguous, writable buffer."""
         check_buffers(self.stage.name, (*self.inputs, *self.outputs), buffers)
         return TorchBinding(self, buffers)
+
+
+class _Tf32Switch:
+    """Settings that are the whole process's, off while anybody asks for it, then put back."""
+
+    def __init__(self) -> None:
+        cudnn: Any = torch.backends.cudnn
+        self._kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+        self._lock, self._users = threading.Lock(), 0
+        self._before: list[str] = []
+
+    def off(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = [kind.fp32_precision for kind in self._kinds]
+                for kind in self._kinds:
+                    kind.fp32_precision = "ieee"
+            self._users += 1
+
+    def back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for kind, precision in zip(self._kinds, self._before, strict=True):
+                    kind.fp32_precision = precision
+
+
+_TF32 = _Tf32Switch()
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products and convolutions of fp32 are computed in fp32, whatever the process has set.
+
+    TF32, torch's default for convolutions, has no more digits than fp16. Threads may overlap.
+    """
+    _TF32.off()
+    try:
+        yield
+    finally:
+        _TF32.back()
 
 
 class TorchBinding:

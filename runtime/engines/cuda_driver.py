@@ -17,25 +17,33 @@ from omni_rt.errors import EngineError
 
 _LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-_OUT_OF_MEMORY = 2
+_OUT_OF_MEMORY, _INVALID_DEVICE = 2, 101
 
 
 class CudaDriver:
-    """The first GPU and its primary context, which other CUDA libraries of this process share.
+    """A GPU and its primary context, which other CUDA libraries of this process share.
 
-    Calls may come from any thread. Raises EngineError where there is no driver or no GPU, and when
-    a call fails; after a fork, since a context does not survive it.
+    Calls may come from any thread. Raises EngineError where there is no driver or no such GPU, and
+    when a call fails; after a fork, since a context does not survive it.
     """
 
-    def __init__(self, library: Any = None) -> None:
+    def __init__(self, library: Any = None, *, ordinal: int = 0) -> None:
         self._cuda = _load() if library is None else library
         self._process = os.getpid()
         self._check("cuInit", 0)
         self._device = ctypes.c_int()
-        self._check("cuDeviceGet", ctypes.byref(self._device), 0)
+        self._get_device(ordinal)
         self._context = ctypes.c_void_p()
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
         self.use()
+
+    def _get_device(self, ordinal: int) -> None:
+        code = self._cuda.cuDeviceGet(ctypes.byref(self._device), ordinal)
+        if code == _INVALID_DEVICE:
+            count = ctypes.c_int()
+            self._check("cuDeviceGetCount", ctypes.byref(count))
+            raise EngineError(f"there is no CUDA device {ordinal}: {count.value} visible")
+        self._raise_for("cuDeviceGet", code)
 
     def use(self) -> None:
         """Make the GPU's context this thread's."""
@@ -141,7 +149,7 @@ def _load() -> Any:
         return ctypes.CDLL(_LIBRARY)
     except OSError as error:
         raise EngineError(
-            "no NVIDIA driver: TensorRT engines need a GPU; --engine onnxruntime runs without one"
+            "no NVIDIA driver: this engine needs a GPU; --engine onnxruntime runs without one"
         ) from error
 
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_args
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines import Array
 from omni_rt.engines.checks import check_buffers, one_line
+from omni_rt.engines.cuda_driver import CudaDriver
+from omni_rt.engines.gpu import Gpu, GpuLoader, GpuMemory, weights_alone
 from omni_rt.errors import EngineError
 from omni_rt.manifest import GraphSpec, Precision, TensorSpec
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Of a weight on a GPU: what is stored in 16 bits is computed with in fp32.
+_GPU_BYTES: Mapping[Precision, float] = {
+    **dict.fromkeys(get_args(Precision), 4.0),
+    "int8": 1.0,
+    "fp8": 1.0,
+    "int4": 0.5,
+}
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
 
 
@@ -21,14 +31,34 @@ def load_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
     return OrtEngine(bundle.graph_file(stage), bundle.graph(stage), threads=threads)
 
 
-def load_cuda_engine(bundle: Bundle, stage: str, threads: int | None) -> OrtEngine:
-    """A stage in ONNX Runtime on the first CUDA device; operators it lacks run on the processor.
+def _on_cuda(bundle: Bundle, stage: str, threads: int | None, gpu: Gpu) -> OrtEngine:
+    """A stage in ONNX Runtime on a CUDA device; operators it lacks run on the processor.
 
     The registry asks `check_cuda` first: a graph never runs on the processor as a whole instead.
     Raises BundleError or EngineError.
     """
     path, spec = bundle.graph_file(stage), bundle.graph(stage)
-    return OrtEngine(path, spec, threads=threads, provider=CUDA)
+    # TF32, which the provider takes for fp32 by default, has no more digits than fp16.
+    options = {"device_id": str(gpu.ordinal), "use_tf32": "0"}
+    return OrtEngine(path, spec, threads=threads, provider=CUDA, provider_options=options)
+
+
+def _gpu_memory(bundle: Bundle, ordinal: int) -> GpuMemory:
+    """Weights alone: the library does not say what it takes beside them."""
+    driver = CudaDriver(ordinal=ordinal)
+    driver.use()
+    free, total = driver.memory_bytes()
+    return GpuMemory(
+        name=driver.name,
+        free_bytes=free,
+        total_bytes=total,
+        stages=weights_alone(bundle, _GPU_BYTES),
+    )
+
+
+load_cuda_engine = GpuLoader(
+    name="onnxruntime_cuda", load=_on_cuda, look=_gpu_memory, captures=False
+)
 
 
 def check_cuda() -> None:
@@ -56,6 +86,7 @@ class OrtEngine:
         threads: int | None,
         prepack: bool = True,
         provider: str = CPU,
+        provider_options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Load the graph. `prepack=False` keeps large weights on disk, mapped, at some speed.
 
@@ -70,7 +101,8 @@ class OrtEngine:
             options.log_severity_level = 3
             for key in session_entries(spec.precision, prepack=prepack):
                 options.add_session_config_entry(key, "1")
-            providers = list(dict.fromkeys((provider, CPU)))
+            first = (provider, dict(provider_options)) if provider_options else provider
+            providers = [first] if provider == CPU else [first, CPU]
             self._session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:  # the library's errors share no base class
             raise EngineError(f"{path.name}: cannot be loaded: {one_line(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from typing import NamedTuple, Protocol
 from omni_rt.bundle import Bundle
 from omni_rt.engines import Engine
 from omni_rt.engines.checks import one_line
+from omni_rt.engines.gpu import Gpu, GpuLoader, check_gpu, ordinal_of
 from omni_rt.engines.tensorrt_library import CLASSIC, INSTALL, RTX
 from omni_rt.errors import EngineError, RequestError
 
@@ -76,6 +78,29 @@ def engine_loader(engine: str | LoadEngine) -> LoadEngine:
                 return _plugged_in(entry)
     known = ", ".join((AUTO, *engine_names()))
     raise RequestError(f"engine must be one of {known}, or a function, got {engine!r:.80}")
+
+
+def placed(load: LoadEngine, device: str, gpu: Gpu) -> LoadEngine:
+    """The engine on a device, "auto", "cpu", "cuda" or "cuda:N", with what else `gpu` says.
+
+    Raises RequestError for a device or options that the engine does not have.
+    """
+    ordinal = ordinal_of(device)
+    check_gpu(gpu)
+    if isinstance(load, GpuLoader):
+        if device == "cpu":
+            raise RequestError(
+                f"engine {load.name!r} runs on a GPU, device is 'cpu': leave it out, or take "
+                "engine='onnxruntime'"
+            )
+        return load.on(replace(gpu, ordinal=ordinal or 0))
+    if ordinal is not None or gpu != Gpu():
+        asked = f"device {device!r}" if ordinal is not None else "a CUDA graph or stream"
+        raise RequestError(
+            f"{asked} is for engines that run on a GPU (tensorrt_rtx, tensorrt, torch_cuda, "
+            "onnxruntime_cuda), and this one does not"
+        )
+    return load
 
 
 def _plug_ins() -> Iterator[EntryPoint]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omni_rt.cuda_loop import Bucket, CudaLoop, cuda_module, open_device
+from omni_rt.bundle import Bundle
+from omni_rt.cuda_loop import Bucket, CudaLoop, loop_on
 from omni_rt.encode import Floats
 from omni_rt.engines.cuda_driver import CudaDriver
+from omni_rt.engines.gpu import Gpu
 from omni_rt.engines.plan_checks import PADDED
 from omni_rt.engines.tensorrt import TensorRtEngine
 from omni_rt.engines.tensorrt_binding import padded_to
@@ -27,10 +29,24 @@ class TensorRtStepEngine(TensorRtEngine):
     A single run, as `omni-rt verify` makes them, does not need the loop.
     """
 
+    def __init__(
+        self,
+        bundle: Bundle,
+        stage: str,
+        *,
+        library: Any,
+        name: str,
+        driver: CudaDriver | None = None,
+        gpu: Gpu = Gpu(),  # noqa: B008  immutable
+    ) -> None:
+        """Check and load the plan; `gpu` says how its loop runs, and is the driver's."""
+        super().__init__(bundle, stage, library=library, name=name, driver=driver)
+        self._gpu = gpu
+
     @cached_property
     def loop(self) -> CudaLoop:
-        """On a stream of its own. Raises EngineError if omni_rt was built without its CUDA loop."""
-        return CudaLoop(TensorRtStep(self), open_device(), cuda_module())
+        """Raises EngineError if omni_rt was built without its CUDA loop."""
+        return loop_on(TensorRtStep(self), self._gpu)
 
 
 class TensorRtStep:

@@ -67,7 +67,7 @@ def test_a_field_is_the_sessions_sampling_to_the_bit() -> None:
     """Whole plans, and rows that are replayed one by one; times are halves, exact in binary."""
     asked = case_named("T2A/0")
     with Session(miniature(), threads=1) as session:
-        pool = EnginePool(session.bundle, device="auto", threads=1, memory="staged")
+        pool = EnginePool(session.bundle, threads=1, memory="staged")
         (field,) = CaseFields(session, pool, [asked]).at(3.0)
         assert asked.request is not None
         conditioning = session.encode(asked.request)

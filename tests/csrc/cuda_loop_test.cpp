@@ -148,7 +148,7 @@ void every_mode_gives_the_bits_of_the_sampler() {
   for (const LatentShape of : {shape, {.batch = 1, .channels = 2, .frames = 1}})
     for (const bool guided : {false, true})
       for (const float phi : {0.0F, 0.75F})
-        for (const Mode mode : {Mode::replay, Mode::chain, Mode::enqueue}) {
+        for (const Mode mode : {Mode::replay, Mode::chain, Mode::enqueue, Mode::ahead}) {
           Setting<> setting(guided, 6, of);
           setting.guidance.phi = phi;
           check(setting.run(mode));
@@ -192,24 +192,49 @@ void a_step_is_captured_once_and_launched_for_every_row() {
   check(setting.loop.graphs() == 1);
 }
 
+/// What goes on after a chain: keeps its first number.
+struct Decoder final : cuda::StreamEngine {
+  Decoder(HostDevice& on, const Loop& of) : device(on), loop(of) {}
+  void enqueue(std::uintptr_t) override {
+    // A library's first call takes memory, which no capture can hold.
+    if (enqueued++ == 0) device.release(device.allocate(8));
+    device.submit([this] { first = static_cast<const float*>(loop.latents())[0]; });
+  }
+  HostDevice& device;
+  const Loop& loop;
+  std::size_t enqueued = 0;
+  float first = 0;
+};
+
 void a_chain_is_one_launch_and_goes_on_after_its_rows() {
   Setting<> setting;
-  struct Decoder final : cuda::StreamEngine {
-    void enqueue(std::uintptr_t) override {
-      device->submit([this] { first = static_cast<const float*>(loop->latents())[0]; });
-    }
-    HostDevice* device = nullptr;
-    const Loop* loop = nullptr;
-    float first = 0;
-  } decoder;
-  decoder.device = &setting.device;
-  decoder.loop = &setting.loop;
+  Decoder decoder(setting.device, setting.loop);
   Run run = setting.wanted(Mode::chain);
   run.finish = &decoder;
+  run.finish_key = 1;
   check(setting.loop.run(run, setting.engine, setting.watcher));
   check(setting.device.launches == 1 && decoder.first == setting.latents()[0]);
+  check(decoder.enqueued == 2);  // once to warm up, once while captured
   check(setting.watcher.told == std::vector<std::size_t>{6});
   check(setting.run(Mode::chain) && setting.loop.graphs() == 2);  // without the decoder: another
+}
+
+void a_chain_goes_on_with_the_decoder_it_is_given() {
+  Setting<> setting;
+  Decoder one(setting.device, setting.loop);
+  Decoder other(setting.device, setting.loop);
+  Run run = setting.wanted(Mode::chain);
+  for (Decoder* decoder : {&one, &other, &one}) {
+    decoder->first = 0;
+    run.finish = decoder;
+    run.finish_key = decoder == &one ? 1 : 2;
+    check(setting.loop.run(run, setting.engine, setting.watcher));
+    check(decoder->first == setting.latents()[0]);
+  }
+  check(setting.device.captures == 2 && setting.loop.graphs() == 2);
+  run.finish_key = 0;
+  check_throws<std::invalid_argument>(
+      [&] { setting.loop.run(run, setting.engine, setting.watcher); });
 }
 
 void guidance_plan_and_noise_need_no_new_graph() {
@@ -247,6 +272,19 @@ void a_row_is_on_the_stream_while_another_runs() {
   setting.watcher.when_told = [&](std::size_t) { launched.push_back(setting.device.launches); };
   check(setting.run());
   check(launched == std::vector<std::size_t>{2, 3, 4, 5, 6, 7, 7});
+}
+
+void ahead_all_rows_are_on_the_stream_before_one_is_waited_for() {
+  Setting<> setting(true, 7);
+  std::size_t launched = 0;
+  setting.watcher.when_told = [&](std::size_t) { launched = setting.device.launches; };
+  Run run = setting.wanted(Mode::ahead);
+  run.profile = true;
+  check(setting.loop.run(run, setting.engine, setting.watcher));
+  check(launched == 7 && setting.watcher.told == std::vector<std::size_t>{7});
+  check(setting.device.longest_queue == 0);  // no row was waited for by itself
+  check(setting.loop.row_times().size() == 7);
+  check(setting.run(Mode::replay) && setting.device.captures == 1);  // the same graph
 }
 
 void whoever_cancels_waits_for_one_row() {
@@ -398,6 +436,64 @@ void a_profiled_run_says_where_the_time_of_every_row_went() {
   check(std::ranges::all_of(times, [](const auto& t) { return t.row_us > 0 && t.gap_us >= 0; }));
 }
 
+/// Keeps two clocks instead of taking time: a launch takes the host 30 µs, its work the device 100.
+class ClockedDevice final : public HostDevice {
+ public:
+  void launch(cuda::Graph& graph) override {
+    HostDevice::launch(graph);
+    host_us += 30;
+    const double begin = std::max(host_us, free_us_);
+    if (free_us_ > 0) idle_us += begin - free_us_;
+    free_us_ = begin + work_us;
+  }
+  void mark(std::size_t number) override {
+    HostDevice::mark(number);
+    reached_us_.resize(std::max(reached_us_.size(), number + 1));
+    reached_us_[number] = std::max(host_us, free_us_);
+  }
+  void wait(std::size_t number) override {
+    HostDevice::wait(number);
+    host_us = std::max(host_us, reached_us_[number]);
+  }
+  double microseconds(std::size_t from, std::size_t to) override {
+    return reached_us_[to] - reached_us_[from];
+  }
+  static constexpr double work_us = 100;
+  double host_us = 0, idle_us = 0;  // idle: between the device's launches
+
+ private:
+  double free_us_ = 0;
+  std::vector<double> reached_us_;
+};
+
+void rows_that_were_all_on_the_stream_show_what_others_waited_for_their_launch() {
+  for (const Mode mode : {Mode::replay, Mode::ahead}) {
+    ClockedDevice device;
+    Loop loop(device, shape, true, IoType::float32);
+    Decay<float> engine(device, loop);
+    Watcher slow;
+    slow.when_told = [&](std::size_t) { device.host_us += 250; };
+    const std::vector<float> start = numbers(shape.size(), 3);
+    const std::vector<Row> rows(9, Row{.b = {-0.1F, 0, 0}});
+    check(loop.run({.rows = rows,
+                    .guidance = {},
+                    .start = start,
+                    .renoise = {},
+                    .mode = mode,
+                    .profile = true},
+                   engine, slow));
+    double gaps = 0;
+    double beyond_work = 0;
+    for (const cuda::RowTime& row : std::span(loop.row_times()).subspan(1)) {
+      gaps += row.gap_us;
+      beyond_work += row.gap_us + row.row_us - ClockedDevice::work_us;
+      check(mode == Mode::replay || row.row_us == ClockedDevice::work_us);
+    }
+    check(beyond_work == device.idle_us);
+    check(mode == Mode::ahead ? device.idle_us == 0 : gaps < device.idle_us);
+  }
+}
+
 }  // namespace
 }  // namespace omni_rt::testing
 
@@ -407,10 +503,12 @@ int main() {
   the_engine_type_rounds_what_the_engine_sees_and_nothing_else();
   a_step_is_captured_once_and_launched_for_every_row();
   a_chain_is_one_launch_and_goes_on_after_its_rows();
+  a_chain_goes_on_with_the_decoder_it_is_given();
   guidance_plan_and_noise_need_no_new_graph();
   a_run_like_one_before_allocates_nothing();
   every_row_is_told_in_order_once_it_is_done();
   a_row_is_on_the_stream_while_another_runs();
+  ahead_all_rows_are_on_the_stream_before_one_is_waited_for();
   whoever_cancels_waits_for_one_row();
   an_engine_that_fails_leaves_a_usable_loop();
   an_engine_that_no_graph_can_hold_is_an_error_and_no_more();
@@ -424,4 +522,5 @@ int main() {
   a_plan_of_no_rows_changes_nothing();
   forgotten_graphs_are_captured_again();
   a_profiled_run_says_where_the_time_of_every_row_went();
+  rows_that_were_all_on_the_stream_show_what_others_waited_for_their_launch();
 }

@@ -28,7 +28,7 @@ class BFloat16 {
 
 /// The processor as a device with a stream: work is kept until somebody waits for it, so whatever
 /// counts on its being done early fails. Runs the kernels' own functions, element by element.
-class HostDevice final : public cuda::Device {
+class HostDevice : public cuda::Device {
  public:
   using Work = std::function<void()>;
 

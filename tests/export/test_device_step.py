@@ -128,6 +128,27 @@ def test_a_bound_step_follows_its_buffers_and_its_inputs() -> None:
     assert np.array_equal(again, latents)
 
 
+def test_what_cuda_says_when_inputs_are_copied_is_an_engine_error() -> None:
+    """Errors that stick, and a fork, show in the first copy of a run."""
+    host = host_module()
+    loop = CudaLoop(TorchHostStep(host, step_of(HalfLinear)), host.HostDevice(), host)
+    how = Sampling(plan=make_plan("euler-1"))
+    prepared, start = [transformer().prepared()], inputs()["x"][:1]
+    loop.sample(how, prepared, start=start, renoise=NO_NOISE)
+    (shape,) = loop._shapes.values()
+    lost = shape.binding._tensors["prepend"]  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.Tensor, "copy_", _unspecified_launch_failure)
+        with pytest.raises(EngineError, match="CUDA error: unspecified launch failure"):
+            loop.sample(how, prepared, start=start, renoise=NO_NOISE)
+    assert torch.isfinite(lost).all()
+    loop.sample(how, prepared, start=start, renoise=NO_NOISE)
+
+
+def _unspecified_launch_failure(*_: object) -> None:
+    raise RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")
+
+
 class TorchHostStep(TorchDeviceStep):
     """Enqueues on the processor's stream."""
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from omni_rt.engines.ort import OrtEngine
 from omni_rt.engines.registry import GROUP, engine_loader
 from omni_rt.errors import BundleError, EngineError
 from omni_rt.export.contract import STAGES
-from omni_rt.export.reference.engine import TorchEngine, load_engine
+from omni_rt.export.reference.engine import TorchEngine, load_engine, without_tf32
 from omni_rt.export.reference.from_bundle import sizes_of, stage_tensors
 from omni_rt.manifest import Manifest
 from omni_rt.metrics import rel_l2
@@ -44,6 +45,48 @@ def inputs_of(stage: str) -> dict[str, Array]:
 def graph_engine(stage: str) -> OrtEngine:
     spec = bundle().graph(stage)
     return OrtEngine(bundle().path(spec.path), spec, threads=1)
+
+
+def test_fp32_is_fp32_whatever_the_process_asks_for_and_its_settings_are_put_back() -> None:
+    backends: Any = torch.backends
+    kinds = {"matmul": backends.cuda.matmul, "conv": backends.cudnn.conv}
+    before = {name: kind.fp32_precision for name, kind in kinds.items()}
+    seen: list[str] = []
+    engine = torch_engine("signal")
+
+    class Spy(nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            seen.extend(kind.fp32_precision for kind in kinds.values())
+            made: torch.Tensor = engine.stage.module(*inputs)
+            return made
+
+    spied = TorchEngine(replace(engine.stage, module=Spy()))
+    try:
+        for kind in kinds.values():
+            kind.fp32_precision = "tf32"
+        spied.run(**inputs_of("signal"))
+        assert seen == ["ieee", "ieee"]
+        assert [kind.fp32_precision for kind in kinds.values()] == ["tf32", "tf32"]
+    finally:
+        for name, kind in kinds.items():
+            kind.fp32_precision = before[name]
+
+
+def test_a_run_that_ends_leaves_tf32_off_for_one_that_goes_on() -> None:
+    backends: Any = torch.backends
+    before = backends.cudnn.conv.fp32_precision
+    with without_tf32():
+        with without_tf32():  # another thread's
+            pass
+        assert backends.cudnn.conv.fp32_precision == "ieee"
+    assert backends.cudnn.conv.fp32_precision == before
+    one, other = without_tf32(), without_tf32()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)  # the first to begin ends first
+    assert backends.cudnn.conv.fp32_precision == "ieee"
+    other.__exit__(None, None, None)
+    assert backends.cudnn.conv.fp32_precision == before
 
 
 @pytest.mark.parametrize("stage", STAGES)

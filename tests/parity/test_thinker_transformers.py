@@ -176,7 +176,7 @@ class Runtime:
 @pytest.fixture(scope="module")
 def runtime(exported: Path) -> Runtime:
     bundle = Bundle.open(exported)
-    pool = EnginePool(bundle, device="cpu", threads=2, memory="resident")
+    pool = EnginePool(bundle, threads=2, memory="resident")
     senses = Senses(bundle, pool)
     thinker = Thinker(bundle, pool, senses.cache)
     answerer = Answerer(bundle, pool, thinker)

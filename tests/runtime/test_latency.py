@@ -118,6 +118,24 @@ def test_other_libraries_are_compared_and_named(before: Baseline) -> None:
     assert named.startswith("onnxruntime 1.0 → ")
 
 
+@pytest.mark.parametrize(
+    ("engine", "package"),
+    [
+        ("torch_cuda", "torch"),
+        ("torch_cuda_fp8", "torch"),
+        ("onnxruntime_cuda", "onnxruntime-gpu"),
+        ("tensorrt_rtx", "tensorrt_rtx"),
+    ],
+)
+def test_an_engine_is_known_by_the_version_of_what_is_installed_for_it(
+    engine: str, package: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "version", lambda name: f"{name} 9")
+    taken = baseline_of(replace(report(dit_step=0.1), engine=engine), manifest)
+    assert taken.libraries[package] == f"{package} 9"
+    assert "unknown" not in taken.libraries.values()
+
+
 def test_weights_do_not_make_another_model_but_precision_does(
     before: Baseline, manifest: Manifest
 ) -> None:

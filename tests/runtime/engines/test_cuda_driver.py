@@ -35,6 +35,7 @@ def _set(pointer: Any, value: Any) -> None:
 
 
 _ANSWERS: dict[str, Callable[..., Any]] = {
+    "cuDeviceGetCount": lambda out: _set(out, 2),
     "cuDeviceGetAttribute": lambda out, which, device: _set(out, {75: 8, 76: 9}[which]),
     "cuDriverGetVersion": lambda out: _set(out, 12060),
     "cuMemGetInfo_v2": lambda free, whole: (_set(free, 3_000_000), _set(whole, 8_000_000))[0],
@@ -59,6 +60,16 @@ def test_an_error_names_the_call_and_what_the_driver_says() -> None:
     driver = CudaDriver(FakeCuda(cuMemcpyHtoDAsync_v2=700))
     with pytest.raises(EngineError, match=r"cuMemcpyHtoDAsync_v2.*700"):
         driver.upload(0x7F00, np.zeros(3, np.float32), 0)
+
+
+def test_a_gpu_is_taken_by_its_number_and_one_that_is_not_there_is_told() -> None:
+    taken = list[int]()
+    cuda = FakeCuda()
+    cuda.cuDeviceGet = lambda out, ordinal: taken.append(ordinal) or 0  # type: ignore[attr-defined]
+    CudaDriver(cuda, ordinal=1)
+    assert taken == [1]
+    with pytest.raises(EngineError, match="there is no CUDA device 3: 2 visible"):
+        CudaDriver(FakeCuda(cuDeviceGet=101), ordinal=3)
 
 
 def test_memory_that_is_not_there_is_said_in_megabytes() -> None:
