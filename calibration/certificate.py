@@ -81,6 +81,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
     rounding = Rounding(
         target=asked.target.name,
         source=asked.source.id,
+        source_model_id=asked.source.model_id,
         inputs=asked.inputs,
         high_precision=asked.recipes.kept,
         sensitivity={s.group: s.error for s in asked.sensitivities if s.error is not None},

@@ -60,7 +60,7 @@ def _bound(figure: Figure) -> str:
 
 
 def _behaviour(behaviour: Mapping[str, Behaviour], origins: list[str]) -> list[Html]:
-    columns = ("kind", "n", "without %", "with %", "chance %", "drop, upper 95 %", "bound")
+    columns = ("kind", "plan", "n", "without %", "with %", "chance %", "drop, upper 95 %", "bound")
     shares = {
         kind: (100 * b.reference, 100 * b.share, 100 * b.chance) for kind, b in behaviour.items()
     }
@@ -86,6 +86,7 @@ def _behaviour(behaviour: Mapping[str, Behaviour], origins: list[str]) -> list[H
 def _behaviour_row(kind: str, b: Behaviour, origins: list[str]) -> tuple[str, ...]:
     return (
         kind,
+        b.plan,
         str(b.count),
         *(f"{100 * share:.1f}" for share in (b.reference, b.share, b.chance)),
         f"{b.drop.value:.2f} {b.drop.unit}".rstrip(),

@@ -20,11 +20,11 @@ from omni_rt.cli_options import (
     Uncertified,
     open_session,
 )
-from omni_rt.engines.registry import AUTO
+from omni_rt.engines.registry import AUTO, resolved
 
 if TYPE_CHECKING:
+    from omni_rt.export.miniature.against import Against
     from omni_rt.export.miniature.kept_scores import KeptScores
-    from omni_rt.export.miniature.paired import Drop
     from omni_rt.export.miniature.report import Check, KindScores, ScoreReport
     from omni_rt.export.miniature.scoring_run import Settings
     from omni_rt.session import Session
@@ -90,8 +90,10 @@ def score(
     measured (9.9 s: there were not as many clicks as asked for). The JSON also has each example's
     result, to compare two bundles one by one.
 
-    --against compares with another run example by example: by how many points each kind fell, and
-    the bound that 95 % of bootstrap resamples stay below, which --max-drop is held against.
+    --against compares with another run example by example: what was right there and is right here,
+    what a guess would reach, by how many points each kind fell, and the bound that 95 % of
+    bootstrap resamples stay below, which --max-drop is held against. It says what that run is of:
+    the bundle that this one was rounded from, or not. With --json all of it is under `against`.
 
     It takes a model of the miniature's tasks: 8 kHz, clips of 2 s. A kind whose stage the bundle
     lacks, or that needs the extra `video` where that is not installed, is listed with the reason.
@@ -99,8 +101,9 @@ def score(
     """
     with terminal.errors_reported():
         from omni_rt.errors import RequestError
+        from omni_rt.export.miniature.against import compared_with
         from omni_rt.export.miniature.kept_scores import KeptScores
-        from omni_rt.export.miniature.paired import paired_drops, read_report
+        from omni_rt.export.miniature.paired import read_report
         from omni_rt.export.miniature.scoring_run import (
             Settings,
             check_count,
@@ -109,6 +112,7 @@ def score(
         )
         from omni_rt.options import Sampling
         from omni_rt.packaged import miniature
+        from omni_rt.strict_json import to_json
         from omni_rt.whole_file import checked_target
 
         chosen = chosen_kinds(kinds)
@@ -126,17 +130,21 @@ def score(
             how = Sampling(plan=session.plan(plan, cfg_scale=guidance), cfg_scale=guidance)
             settings = Settings(plan=how.plan, cfg_scale=guidance, count=count, seed=seed)
             kept = None if scores is None else KeptScores(scores, session.bundle, engine=engine)
-            report = _report(session, chosen, settings, kept, quiet=as_json)
+            report = _report(session, chosen, settings, kept, engine=engine, quiet=as_json)
+            beside = None if before is None else compared_with(before, report, session.bundle)
         if target is not None:
             _write(report, target)
         if as_json:
-            terminal.print_json(report)
+            told = to_json(report)
+            terminal.print_json(told if beside is None else {**told, "against": beside})
         else:
             _print(report)
-        drops = {} if before is None else paired_drops(before, report)
-        if not as_json and drops:
-            _print_drops(drops)
-        lost = [k for k, drop in drops.items() if max_drop is not None and drop.upper > max_drop]
+            if beside is not None:
+                _print_against(beside)
+        kinds_beside = {} if beside is None else beside.kinds
+        lost = [
+            k for k, one in kinds_beside.items() if max_drop is not None and one.upper > max_drop
+        ]
         if lost:
             terminal.fail(f"may have lost more than {max_drop:g} points: {', '.join(lost)}")
         failed = [scores.kind for scores in report.kinds if scores.status == "failed"]
@@ -152,6 +160,7 @@ def _report(
     settings: Settings,
     kept: KeptScores | None,
     *,
+    engine: str,
     quiet: bool,
 ) -> ScoreReport:
     from omni_rt.export.miniature.report import ScoreReport
@@ -175,6 +184,8 @@ def _report(
         seed=settings.seed,
         count=settings.count,
         kinds=tuple(found),
+        model_id=session.bundle.model_id,
+        engine=resolved(engine),
     )
 
 
@@ -226,9 +237,20 @@ def _check_rows(scores: KindScores) -> list[tuple[str, ...]]:
     ]
 
 
-def _print_drops(drops: Mapping[str, Drop]) -> None:
-    rows = [(kind, f"{drop.points:.1f}", f"{drop.upper:.1f}") for kind, drop in drops.items()]
-    terminal.print_table("lost, in points", ("kind", "drop", "95 % below"), rows)
+def _print_against(beside: Against) -> None:
+    rows = [
+        (
+            kind,
+            *(f"{100 * share:.1f}" for share in (one.reference, one.share, one.chance)),
+            f"{one.drop:.1f}",
+            f"{one.upper:.1f}",
+        )
+        for kind, one in beside.kinds.items()
+    ]
+    columns = ("kind", "before %", "this %", "chance %", "drop, points", "95 % below")
+    terminal.print_table(f"before: {beside.described}", columns, rows)
+    if not rows:
+        terminal.say("no kind was scored in both runs")
 
 
 def _reasons(kinds: Iterable[KindScores]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from omni_rt.errors import BundleError
 from omni_rt.export.miniature import cli
 from omni_rt.export.miniature.demo import demo_examples
 from omni_rt.export.miniature.report import ScoreReport
-from tests.export.miniature.fake_model import MINIATURE_DIMS, FakeModel, due
+from tests.export.miniature.fake_model import MINIATURE_DIMS, FakeModel, due, silence
 
 app = typer.Typer()
 cli.commands(app)
@@ -61,6 +61,32 @@ def test_json_is_printed_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     report = strict_json.parse(ScoreReport, json.loads(result.stdout), where="scores")
     assert (report.plan, report.cfg_scale, report.seed, report.count) == ("ab3-9", 3.0, 5, 2)
     assert result.stderr == ""
+
+
+def test_another_run_is_shown_beside_with_chance_and_whose_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "before.json", ("score", "b", "--kinds", "note", "--count", 4)
+    options = (*options, "--seed", 5)
+    run(monkeypatch, FakeModel(due(["note"], 4)), *options, "--out", out)
+    worse = (*options, "--against", out)
+    beside = run(monkeypatch, FakeModel(due(["note"], 4), maker=silence), *worse)
+    assert beside.exit_code == 0, beside.output
+    rows = [line.split("│")[1:-1] for line in beside.stdout.splitlines() if "│" in line]
+    cells = [tuple(cell.strip() for cell in row) for row in rows]
+    assert ("note", "100.0", "0.0", "1.0", "100.0", "100.0") in cells
+    words = " ".join(beside.stdout.split())
+    assert "before: fake fake (plan euler-2, guidance 7, onnxruntime), this model itself" in words
+    told = run(monkeypatch, FakeModel(due(["note"], 4), maker=silence), *worse, "--json")
+    found = json.loads(told.stdout)["against"]
+    assert found["relation"] == "itself"
+    note = found["kinds"]["note"]
+    assert (note["reference"], note["share"]) == (1.0, 0.0)
+    assert (note["drop"], note["upper"]) == (100.0, 100.0)
+    assert 0 < note["chance"] < 0.1
+    held = run(monkeypatch, FakeModel(due(["note"], 4), maker=silence), *worse, "--max-drop", 2)
+    assert held.exit_code == 1
+    assert "may have lost more than 2 points: note" in held.stderr
 
 
 def test_a_run_goes_on_with_what_it_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
