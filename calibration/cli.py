@@ -158,11 +158,20 @@ def certify(
     omni-rt score bundle-int8 --count 400 --out after.json
 
     omni-rt certify bundle-int8 --before before.json --after after.json
+
+    Kinds of earlier runs stay. BUNDLE.report.html is written anew: with what is right, and one
+    sound, from the bundle's parity files. Exit status 1 if a kind may have lost too much.
     """
     with terminal.errors_reported():
+        from omni_rt.bundle import Bundle
         from omni_rt.calibration.behaviour import add_behaviour
+        from omni_rt.certificate_sounds import parity_pairs, report_beside, write_report
 
         found = add_behaviour(bundle, before, after)
+        opened = Bundle.open(bundle)
+        with terminal.stage_notes(quiet=False) as tell:
+            pairs = parity_pairs(opened, tell=tell)
+        page = write_report(opened, report_beside(bundle), pairs)
         rows = [
             (
                 kind,
@@ -176,6 +185,7 @@ def certify(
         ]
         columns = ("kind", "before %", "after %", "chance %", "95 % below", "within 2 points")
         terminal.print_table("right answers", columns, rows)
+        terminal.say(f"{page} shows the whole certificate")
         failed = [kind for kind, b in found.items() if not b.drop.passed]
         if failed:
             terminal.fail(f"may have lost more than two points: {', '.join(failed)}")

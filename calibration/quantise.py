@@ -21,6 +21,7 @@ from omni_rt.calibration.search import Sensitivity
 from omni_rt.calibration.trajectories import Course
 from omni_rt.calibration.yardstick import FINER
 from omni_rt.certificate_page import certificate_page
+from omni_rt.certificate_sounds import report_beside
 from omni_rt.errors import ExportError
 from omni_rt.export.bundle_plans import carry_plans
 from omni_rt.export.pack import check_target, copy_files, list_files, new_directory
@@ -111,7 +112,7 @@ def round_bundle(
         )
         pairs = certify(draft, certification, progress)
     page = certificate_page(Bundle.open(options.out), pairs[:_SHOWN])
-    write_page(page, options.out.with_name(f"{options.out.name}.report.html"))
+    write_page(page, report_beside(options.out))
     return options.out
 
 

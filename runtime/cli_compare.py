@@ -140,15 +140,34 @@ def _tell(
 def report(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write: .html.")],
+    sounds: Annotated[
+        bool,
+        typer.Option(
+            help="Also make one sound, from the noise that the bundle's parity files hold, beside "
+            "the reference's."
+        ),
+    ] = True,
+    engine: EngineName = AUTO,
+    threads: Threads = None,
 ) -> None:
-    """Write a bundle's parity certificate as a page: measurements, bounds, plots.
+    """Write a bundle's parity certificate as a page: measurements, bounds, plots, spectrograms.
 
     omni-rt report BUNDLE -o report.html
+
+    The sound takes as long as a request by the reference's plan; --no-sounds leaves it out.
     """
     with terminal.errors_reported():
-        from omni_rt.certificate_page import certificate_page
-        from omni_rt.report_page import checked_page, write_page
+        from omni_rt.certificate_sounds import parity_pairs, write_report
+        from omni_rt.report_page import checked_page
 
-        target = checked_page(output)
-        written = write_page(certificate_page(_opened(bundle)), target)
+        target, opened = checked_page(output), _opened(bundle)
+        with terminal.stage_notes(quiet=False) as tell:
+            pairs = (
+                parity_pairs(opened, engine=engine, threads=threads, tell=tell) if sounds else ()
+            )
+        written = write_report(opened, target, pairs)
+        if sounds and not pairs:
+            terminal.note(
+                "without spectrograms: the bundle carries no trajectory that it can repeat"
+            )
         terminal.say(f"{written}: {written.stat().st_size / 1e3:.0f} kB")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from omni_rt import miniature
+from omni_rt.bundle import Bundle
 from omni_rt.calibration import cli as quantise_cli
 from omni_rt.calibration.quantise import QuantiseOptions
 from omni_rt.errors import ExportError
+from omni_rt.export.miniature.paired import read_report
+from omni_rt.strict_json import to_json
+from tests.conftest import REPOSITORY
 
 _APP = typer.Typer()
 quantise_cli.commands(_APP)
@@ -59,3 +67,25 @@ def test_no_bundle_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.strip().startswith("error: no bundle at")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_certifying_writes_a_page_of_right_answers_and_spectrograms(tmp_path: Path) -> None:
+    """The unrounded miniature's answers stand for the packaged one's too."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(miniature(), folder)
+    before = REPOSITORY / "miniature/scores/unrounded-euler-100.json"
+    of_this = replace(read_report(before), model_id=Bundle.open(folder).model_id)
+    after = tmp_path / "after.json"
+    after.write_text(json.dumps(to_json(of_this)), encoding="utf-8")
+    given = ("--before", str(before), "--after", str(after))
+    result = CliRunner().invoke(_APP, ["certify", str(folder), *given])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "bundle.report.html").read_text(encoding="utf-8")
+    for words in (
+        "Right results by kind of example",
+        "voice_conversion",
+        "this bundle decodes both",
+    ):
+        assert words in page
+    assert page.count("data:image/png") == 2
