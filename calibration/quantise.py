@@ -30,6 +30,7 @@ from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
 from omni_rt.targets import TARGETS, StageFormat, Target, target_named
+from omni_rt.uncertified import unsaid
 
 Progress = Callable[[str], None]
 
@@ -165,16 +166,17 @@ def observed_ranges(
     """The format of every stage that the target rounds, and what is observed of it on `inputs`."""
     target = target_named(options.target)
     formats = {s: f for s, f in target.formats.items() if s in bundle.manifest.graphs}
-    ranges = observe(
-        bundle,
-        inputs,
-        [stage for stage in formats if stage != "thinker_embed"],  # looked up, never multiplied
-        path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
-        sampled=options.sampled,
-        steps=options.steps,
-        course=Course.of(bundle, options.cfg_scale),
-        progress=progress,
-    )
+    with unsaid():
+        ranges = observe(
+            bundle,
+            inputs,
+            [stage for stage in formats if stage != "thinker_embed"],  # looked up, never multiplied
+            path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
+            sampled=options.sampled,
+            steps=options.steps,
+            course=Course.of(bundle, options.cfg_scale),
+            progress=progress,
+        )
     return formats, ranges
 
 

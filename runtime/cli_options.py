@@ -10,6 +10,7 @@ import typer
 from omni_rt import terminal
 from omni_rt.engines.registry import AUTO
 from omni_rt.session import Session
+from omni_rt.uncertified import doubt, unsaid
 
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 BundleOption = Annotated[
@@ -103,10 +104,8 @@ def open_session(
     uncertified: bool = False,
 ) -> Session:
     """A session, its bundle verified behind a progress bar."""
-    if uncertified:
-        terminal.note("warning: the bundle's parity certificate is not checked")
-    with terminal.progress_bars() as bars:
-        return Session(
+    with terminal.progress_bars() as bars, unsaid():
+        session = Session(
             bundle,
             engine=engine,
             threads=threads,
@@ -114,3 +113,7 @@ def open_session(
             allow_uncertified=uncertified,
             progress=bars("verifying the bundle"),
         )
+    found = doubt(session.bundle, engine) if uncertified else None
+    if found is not None:
+        terminal.note(f"warning: {found}")
+    return session

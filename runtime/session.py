@@ -58,6 +58,7 @@ from omni_rt.tasks import (
     make_request,
 )
 from omni_rt.thinker import Item
+from omni_rt.uncertified import warn_if_uncertified
 from omni_rt.understanding import (
     LEAST_TRANSCRIPT_TOKENS,
     MAX_NEW_TOKENS,
@@ -81,8 +82,8 @@ class Session:
     memory: "resident" keeps every engine that was used; "staged" only those of one phase.
     engine: "onnxruntime" (which "auto" is), "openvino", one that another package offers, or a
     function that loads a stage's. Raises BundleError if the bundle is damaged, or its parity
-    certificate is missing or fails (unless `allow_uncertified`); EngineError if the engine's
-    library is not installed.
+    certificate is missing or fails (with `allow_uncertified` it is an UncertifiedWarning);
+    EngineError if the engine's library is not installed.
     """
 
     def __init__(
@@ -105,6 +106,8 @@ class Session:
             self.bundle.require_certificate()
             if isinstance(engine, str):
                 self.bundle.require_on_device(resolved(engine))
+        else:
+            warn_if_uncertified(self.bundle, engine)
         pool = EnginePool(self.bundle, device=device, threads=threads, memory=memory, engine=load)
         self._pipeline = Pipeline(self.bundle, pool)
         self._plans = PlanChoice(self.bundle)
