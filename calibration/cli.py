@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
+from omni_rt.base_types import FP16_MAX, outgrows_fp16
 from omni_rt.cli_options import (
     GUIDANCE,
     CasesAudio,
@@ -20,6 +21,7 @@ from omni_rt.cli_options import (
     QwenConfig,
 )
 from omni_rt.errors import ExportError
+from omni_rt.manifest import Certificate
 
 
 def commands(app: typer.Typer) -> None:
@@ -141,9 +143,21 @@ def quantise(
         certificate = Bundle.open(made).manifest.certificate
         assert certificate is not None
         failed = certificate.failed()
+        for line in _wide_stages(certificate):
+            terminal.say(line)
         terminal.say(f"{made}: {'certified' if not failed else 'NOT certified'}")
         if failed:
             terminal.fail("misses its bounds: " + ", ".join(failed))
+
+
+def _wide_stages(certificate: Certificate) -> list[str]:
+    """A line for every stage whose products are too large for fp16 on a GPU."""
+    largest = {} if certificate.rounding is None else certificate.rounding.largest
+    return [
+        f"{stage}: values reach {value:.3g}, fp16 ends at {FP16_MAX:.0f}: engines will be in bf16"
+        for stage, value in largest.items()
+        if outgrows_fp16(stage, value)
+    ]
 
 
 def certify(

@@ -69,6 +69,17 @@ def test_no_bundle_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_stages_that_will_need_bf16_are_named() -> None:
+    certificate = Bundle.open(miniature()).manifest.certificate
+    assert certificate is not None
+    assert certificate.rounding is not None
+    largest = {"context": 32752.0, "dit_step": 32753.0, "thinker_cond": 5e4}
+    wide = replace(certificate, rounding=replace(certificate.rounding, largest=largest))
+    (line,) = quantise_cli._wide_stages(wide)
+    assert line.startswith("dit_step: values reach 3.28e+04, fp16 ends at 65504")
+    assert quantise_cli._wide_stages(replace(certificate, rounding=None)) == []
+
+
 @pytest.mark.slow
 def test_certifying_writes_a_page_of_right_answers_and_spectrograms(tmp_path: Path) -> None:
     """The unrounded miniature's answers stand for the packaged one's too."""
