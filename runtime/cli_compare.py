@@ -66,7 +66,8 @@ def compare(
     Every stage runs on the inputs in A's parity files; steps are timed in turns in one process; the
     same requests are made at equal noise, with plan ab3-25 if not given, and decoded. Without B, A
     is measured against the reference outputs that it carries. Certificates are not asked for. Exit
-    status 1 if a budget is missed, or could not be measured.
+    status 1 if a budget is missed, or could not be measured; 2 after an error, such as a bundle
+    that cannot be read.
     """
     with terminal.errors_reported():
         from omni_rt import compare as comparing
@@ -101,7 +102,7 @@ def compare(
         _tell(found, verdicts, as_json=as_json, page=target)
         missed = [str(v) for v in verdicts if not v.passed]
         if missed:
-            terminal.fail(f"budgets missed: {'; '.join(missed)}")
+            terminal.missed(f"budgets missed: {'; '.join(missed)}")
 
 
 def _opened(directory: Path) -> Bundle:

@@ -38,7 +38,7 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(quantise_cli, "find_spec", lambda name: None if name == "torch" else name)
     result = CliRunner().invoke(_APP, list(arguments))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.strip() == "error: torch is missing: pip install 'omni_rt[quantise]'"
 
 
@@ -54,7 +54,7 @@ def test_names_on_the_command_line_are_what_is_kept_or_rounded_in_its_weights_al
     monkeypatch.setattr("omni_rt.calibration.quantise.quantise_bundle", refuse)
     names = ("--keep", "a", "--weights-only", "b", "--weights-only", "*.ff.*")
     result = CliRunner().invoke(_APP, ["quantise", "bundle", "--out", "out", *names])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.strip() == f"error: {_REFUSED}"
     assert (asked[0].keep, asked[0].weights_only) == (("a",), ("b", "*.ff.*"))
 
@@ -64,7 +64,7 @@ def test_no_bundle_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
         _APP,
         ["quantise", str(tmp_path / "none"), "--target", "cpu", "--out", str(tmp_path / "out")],
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.strip().startswith("error: no bundle at")
     assert list(tmp_path.iterdir()) == []
 

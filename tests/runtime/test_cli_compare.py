@@ -108,7 +108,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     )
     for arguments, words in cases:
         result = run(*arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
         assert words in errors[0]

@@ -101,7 +101,7 @@ def test_a_run_goes_on_with_what_it_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert [k.status for k in report.kinds] == ["scored", "scored"]
     (tmp_path / "file").write_text("")
     taken = run(monkeypatch, FakeModel([]), "score", "b", "--scores", tmp_path / "file")
-    assert taken.exit_code == 1
+    assert taken.exit_code == 2
     assert "cannot keep scores in" in taken.stderr
 
 
@@ -111,7 +111,7 @@ def test_what_the_bundle_lacks_is_listed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 0, result.output
     assert "no scores for ask_note, ask_way: this bundle has no 'audio_tower'" in result.stdout
     nothing = run(monkeypatch, _Deaf([]), "score", "b", "--kinds", "ask_note", "--count", 1)
-    assert nothing.exit_code == 1
+    assert nothing.exit_code == 2
     assert "'audio_tower'" in nothing.stdout
     assert nothing.stderr.endswith("error: nothing could be scored\n")
 
@@ -130,7 +130,7 @@ def test_errors_come_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ]
     for model, arguments, said in cases:
         result = run(monkeypatch, model, *arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert result.stderr.startswith("error: ")
         assert said in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
@@ -164,5 +164,5 @@ def test_without_a_bundle_it_is_the_packaged_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("omni_rt.packaged.miniature", nowhere)
     for command in ("score", "demo"):
         result = run(monkeypatch, FakeModel([]), command)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "no miniature" in result.stderr
