@@ -219,7 +219,9 @@ def sizes(
 ) -> None:
     """How large a model of this configuration would be, computed from shapes alone.
 
-    What is not rounded stays as `omni-rt export --weights` stored it; half is counted if not said.
+    Counted are weights, in decimal megabytes: rounded matrices and tables with their scales, and
+    what is not rounded, which stays as `omni-rt export --weights` stored it; half if not said. Not
+    counted are graph files, padding between weights, text and parity files.
 
     omni-rt sizes --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json --target orin
     """
@@ -241,7 +243,7 @@ def sizes(
         whole, rounded = sum(s.fp32 for s in found), sum(s.rounded for s in found)
         rows.append(("all", "", _mb(whole), f"{_mb(rounded)} ({100 * rounded / whole:.1f} %)", ""))
         columns = ("stage", "format", "fp32 MB", f"{target} MB", "shared with")
-        terminal.print_table("weights", columns, rows)
+        terminal.print_table("weights and their scales, without graph files", columns, rows)
 
 
 def _mb(size: int) -> str:
