@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +25,7 @@ from omni_rt.engines.registry import AUTO, resolved
 if TYPE_CHECKING:
     from omni_rt.export.miniature.against import Against
     from omni_rt.export.miniature.kept_scores import KeptScores
-    from omni_rt.export.miniature.report import Check, KindScores, ScoreReport
+    from omni_rt.export.miniature.report import KindScores, ScoreReport
     from omni_rt.export.miniature.scoring_run import Settings
     from omni_rt.session import Session
 
@@ -104,7 +104,8 @@ def score(
         from omni_rt.errors import RequestError
         from omni_rt.export.miniature.against import compared_with
         from omni_rt.export.miniature.kept_scores import KeptScores
-        from omni_rt.export.miniature.paired import read_report
+        from omni_rt.export.miniature.paired import check_examples, read_report
+        from omni_rt.export.miniature.score_tables import print_against, print_report
         from omni_rt.export.miniature.scoring_run import (
             Settings,
             check_count,
@@ -130,29 +131,36 @@ def score(
             guidance = session.guidance(cfg_scale)
             how = Sampling(plan=session.plan(plan, cfg_scale=guidance), cfg_scale=guidance)
             settings = Settings(plan=how.plan, cfg_scale=guidance, count=count, seed=seed)
+            if before is not None:
+                check_examples(before, seed=seed, count=count)
             kept = None if scores is None else KeptScores(scores, session.bundle, engine=engine)
             report = _report(session, chosen, settings, kept, engine=engine, quiet=as_json)
+            if target is not None:
+                _write(report, target)
             beside = None if before is None else compared_with(before, report, session.bundle)
-        if target is not None:
-            _write(report, target)
         if as_json:
-            told = to_json(report)
-            terminal.print_json(told if beside is None else {**told, "against": beside})
+            found = to_json(report)
+            terminal.print_json(found if beside is None else {**found, "against": beside})
         else:
-            _print(report)
+            print_report(report)
             if beside is not None:
-                _print_against(beside)
-        kinds_beside = {} if beside is None else beside.kinds
-        lost = [
-            k for k, one in kinds_beside.items() if max_drop is not None and one.upper > max_drop
-        ]
-        if lost:
-            terminal.missed(f"may have lost more than {max_drop:g} points: {', '.join(lost)}")
+                print_against(beside)
+        if beside is not None and max_drop is not None:
+            _hold(beside, max_drop)
         failed = [scores.kind for scores in report.kinds if scores.status == "failed"]
         if failed:
             terminal.fail(f"failed while it ran: {', '.join(failed)}")
         if all(scores.passed is None for scores in report.kinds):
             terminal.fail("nothing could be scored")
+
+
+def _hold(beside: Against, max_drop: float) -> None:
+    """End the command if a kind may have lost more points, or none can be compared."""
+    lost = [kind for kind, one in beside.kinds.items() if one.upper > max_drop]
+    if lost:
+        terminal.missed(f"may have lost more than {max_drop:g} points: {', '.join(lost)}")
+    if not beside.kinds:
+        terminal.fail("no kind was scored in both runs")
 
 
 def _report(
@@ -165,6 +173,7 @@ def _report(
     quiet: bool,
 ) -> ScoreReport:
     from omni_rt.export.miniature.report import ScoreReport
+    from omni_rt.export.miniature.score_tables import told
     from omni_rt.export.miniature.scoring_run import score_kind
 
     def score(kind: str) -> KindScores:
@@ -176,7 +185,7 @@ def _report(
         anew = partial(score, kind)
         found.append(anew() if kept is None else kept.once(kind, settings, anew))
         if not quiet:
-            terminal.note(_told(found[-1]))
+            terminal.note(told(found[-1]))
     return ScoreReport(
         bundle=session.bundle.id,
         name=session.bundle.manifest.name,
@@ -196,71 +205,6 @@ def _write(report: ScoreReport, target: Path) -> None:
 
     with draft_of(target) as draft:
         draft.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
-
-
-def _told(scores: KindScores) -> str:
-    if scores.passed is None:
-        return f"{scores.kind}: {scores.reason}"
-    return f"{scores.kind}: {100 * scores.passed.share.passed:.1f} % right, {scores.seconds:.1f} s"
-
-
-def _print(report: ScoreReport) -> None:
-    title = f"{report.name} {report.bundle}: plan {report.plan}, guidance {report.cfg_scale:g}"
-    columns = ("kind", "check", "reached %", "95 %", "chance %", "n")
-    terminal.print_table(title, columns, [row for k in report.kinds for row in _check_rows(k)])
-    measured = [
-        (scores.kind, name, f"{m.mean:.3g}", f"{m.median:.3g}", str(m.count))
-        for scores in report.kinds
-        for name, m in scores.measures.items()
-    ]
-    if measured:
-        terminal.print_table("measured", ("kind", "value", "mean", "median", "n"), measured)
-    for reason, without in _reasons(report.kinds).items():
-        terminal.say(f"no scores for {', '.join(without)}: {reason}")
-
-
-def _check_rows(scores: KindScores) -> list[tuple[str, ...]]:
-    if scores.passed is None:
-        return [(scores.kind, scores.status, "", "", "", "0")]
-    checks: Mapping[str, Check] = scores.checks
-    if len(checks) > 1:
-        checks = {**checks, "all": scores.passed}
-    return [
-        (
-            scores.kind,
-            name,
-            f"{100 * check.share.passed:.1f}",
-            f"{100 * check.share.low:.1f} to {100 * check.share.high:.1f}",
-            f"{100 * check.chance:.1f}",
-            str(check.share.count),
-        )
-        for name, check in checks.items()
-    ]
-
-
-def _print_against(beside: Against) -> None:
-    rows = [
-        (
-            kind,
-            *(f"{100 * share:.1f}" for share in (one.reference, one.share, one.chance)),
-            f"{one.drop:.1f}",
-            f"{one.upper:.1f}",
-        )
-        for kind, one in beside.kinds.items()
-    ]
-    columns = ("kind", "before %", "this %", "chance %", "drop, points", "95 % below")
-    terminal.print_table(f"before: {beside.described}", columns, rows)
-    if not rows:
-        terminal.say("no kind was scored in both runs")
-
-
-def _reasons(kinds: Iterable[KindScores]) -> dict[str, list[str]]:
-    """Why there are no scores → the kinds without."""
-    found: dict[str, list[str]] = {}
-    for scores in kinds:
-        if scores.reason is not None:
-            found.setdefault(scores.reason, []).append(scores.kind)
-    return found
 
 
 def demo(

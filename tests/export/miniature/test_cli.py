@@ -89,6 +89,23 @@ def test_another_run_is_shown_beside_with_chance_and_whose_it_is(
     assert "may have lost more than 2 points: note" in held.stderr
 
 
+def test_another_run_of_other_examples_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And one without a kind in common holds nothing to --max-drop."""
+    out, options = tmp_path / "before.json", ("score", "b", "--count", 2, "--seed", 5)
+    run(monkeypatch, FakeModel(due(["note"], 2)), *options, "--kinds", "note", "--out", out)
+    model = FakeModel(due(["note"], 3))
+    other = run(monkeypatch, model, "score", "b", "--count", 3, "--seed", 5, "--against", out)
+    assert other.exit_code == 2
+    assert "are of other examples" in other.stderr
+    assert model.requests == []
+    held = ("--kinds", "clicks", "--against", out, "--max-drop", 2)
+    nothing = run(monkeypatch, FakeModel(due(["clicks"], 2)), *options, *held)
+    assert nothing.exit_code == 2
+    assert "no kind was scored in both runs" in nothing.stderr
+
+
 def test_a_run_goes_on_with_what_it_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kept, options = tmp_path / "kept", ("--count", 2, "--seed", 5, "--scores", tmp_path / "kept")
     once = run(monkeypatch, FakeModel(due(["note"], 2)), "score", "b", "--kinds", "note", *options)
