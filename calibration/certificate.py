@@ -36,6 +36,7 @@ from omni_rt.manifest import (
 from omni_rt.metrics import rel_l2
 from omni_rt.session import Session
 from omni_rt.targets import Target, rounded_bound
+from omni_rt.uncertified import unsaid
 
 Progress = Callable[[str], None]
 
@@ -81,6 +82,7 @@ def certify(draft: Path, asked: Certification, progress: Progress) -> list[Pair]
     rounding = Rounding(
         target=asked.target.name,
         source=asked.source.id,
+        source_model_id=asked.source.model_id,
         inputs=asked.inputs,
         high_precision=asked.recipes.kept,
         sensitivity={s.group: s.error for s in asked.sensitivities if s.error is not None},
@@ -128,7 +130,7 @@ def _yardstick(
     progress: Progress,
 ) -> Yardstick:
     """How far rounded trajectories may end: a student has no finer steps to be held to."""
-    with Session(asked.source.directory, allow_uncertified=True) as session:
+    with unsaid(), Session(asked.source.directory, allow_uncertified=True) as session:
         if asked.course.own_plan is None:
             finer = _run(session, asked, FINER * asked.steps, progress, "finer steps")
             return finer_steps(exact, finer)
@@ -137,7 +139,7 @@ def _yardstick(
 
 
 def _rounded_run(draft: Path, asked: Certification, progress: Progress) -> dict[str, Trajectory]:
-    with Session(draft, allow_uncertified=True) as session:
+    with unsaid(), Session(draft, allow_uncertified=True) as session:
         return _run(session, asked, asked.steps, progress, "rounded")
 
 

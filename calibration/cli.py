@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omni_rt import terminal
+from omni_rt.base_types import FP16_MAX, outgrows_fp16
 from omni_rt.cli_options import (
     GUIDANCE,
     CasesAudio,
@@ -20,6 +21,7 @@ from omni_rt.cli_options import (
     QwenConfig,
 )
 from omni_rt.errors import ExportError
+from omni_rt.manifest import Certificate
 
 
 def commands(app: typer.Typer) -> None:
@@ -141,9 +143,21 @@ def quantise(
         certificate = Bundle.open(made).manifest.certificate
         assert certificate is not None
         failed = certificate.failed()
+        for line in _wide_stages(certificate):
+            terminal.say(line)
         terminal.say(f"{made}: {'certified' if not failed else 'NOT certified'}")
         if failed:
-            terminal.fail("misses its bounds: " + ", ".join(failed))
+            terminal.missed("misses its bounds: " + ", ".join(failed))
+
+
+def _wide_stages(certificate: Certificate) -> list[str]:
+    """A line for every stage whose products are too large for fp16 on a GPU."""
+    largest = {} if certificate.rounding is None else certificate.rounding.largest
+    return [
+        f"{stage}: values reach {value:.3g}, fp16 ends at {FP16_MAX:.0f}: engines will be in bf16"
+        for stage, value in largest.items()
+        if outgrows_fp16(stage, value)
+    ]
 
 
 def certify(
@@ -158,11 +172,20 @@ def certify(
     omni-rt score bundle-int8 --count 400 --out after.json
 
     omni-rt certify bundle-int8 --before before.json --after after.json
+
+    Kinds of earlier runs stay. BUNDLE.report.html is written anew: with what is right, and one
+    sound, from the bundle's parity files. Exit status 1 if a kind may have lost too much.
     """
     with terminal.errors_reported():
+        from omni_rt.bundle import Bundle
         from omni_rt.calibration.behaviour import add_behaviour
+        from omni_rt.certificate_sounds import parity_pairs, report_beside, write_report
 
         found = add_behaviour(bundle, before, after)
+        opened = Bundle.open(bundle)
+        with terminal.stage_notes(quiet=False) as tell:
+            pairs = parity_pairs(opened, tell=tell)
+        page = write_report(opened, report_beside(bundle), pairs)
         rows = [
             (
                 kind,
@@ -176,9 +199,10 @@ def certify(
         ]
         columns = ("kind", "before %", "after %", "chance %", "95 % below", "within 2 points")
         terminal.print_table("right answers", columns, rows)
+        terminal.say(f"{page} shows the whole certificate")
         failed = [kind for kind, b in found.items() if not b.drop.passed]
         if failed:
-            terminal.fail(f"may have lost more than two points: {', '.join(failed)}")
+            terminal.missed(f"may have lost more than two points: {', '.join(failed)}")
 
 
 def sizes(
@@ -195,7 +219,9 @@ def sizes(
 ) -> None:
     """How large a model of this configuration would be, computed from shapes alone.
 
-    What is not rounded stays as `omni-rt export --weights` stored it; half is counted if not said.
+    Counted are weights, in decimal megabytes: rounded matrices and tables with their scales, and
+    what is not rounded, which stays as `omni-rt export --weights` stored it; half if not said. Not
+    counted are graph files, padding between weights, text and parity files.
 
     omni-rt sizes --config Audio-Omni.json --qwen-config Qwen2.5-Omni-3B/config.json --target orin
     """
@@ -217,7 +243,7 @@ def sizes(
         whole, rounded = sum(s.fp32 for s in found), sum(s.rounded for s in found)
         rows.append(("all", "", _mb(whole), f"{_mb(rounded)} ({100 * rounded / whole:.1f} %)", ""))
         columns = ("stage", "format", "fp32 MB", f"{target} MB", "shared with")
-        terminal.print_table("weights", columns, rows)
+        terminal.print_table("weights and their scales, without graph files", columns, rows)
 
 
 def _mb(size: int) -> str:

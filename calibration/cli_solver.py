@@ -131,7 +131,7 @@ def fit_solver(
         if len(rejected) < len(outcomes):
             terminal.note(f"plans are in {bundle if out is None else out}")
         if rejected:
-            terminal.fail("; ".join(rejected))
+            terminal.missed("; ".join(rejected))
 
 
 def _counts(steps: str) -> tuple[int, ...]:

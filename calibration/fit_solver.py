@@ -19,6 +19,7 @@ from omni_rt.export.bundle_plans import copy_with_plans, model_of, put_plans
 from omni_rt.export.pack import check_target
 from omni_rt.plan_file import FitRecord, PlanFile, merged, plan_file
 from omni_rt.session import Session
+from omni_rt.uncertified import unsaid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +97,16 @@ def _outcomes(
         memory="staged",
         engine=options.engine,
     )
-    with Session(
-        bundle.directory,
-        threads=options.threads,
-        memory="staged",
-        engine=options.engine,
-        allow_uncertified=True,
-    ) as session:
+    with (
+        unsaid(),
+        Session(
+            bundle.directory,
+            threads=options.threads,
+            memory="staged",
+            engine=options.engine,
+            allow_uncertified=True,
+        ) as session,
+    ):
         progress(f"encoding {len(cases.fitted) + len(cases.held_out)} requests")
         fitted, held_out = (
             CaseFields(session, pool, those) for those in (cases.fitted, cases.held_out)

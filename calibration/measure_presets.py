@@ -32,6 +32,7 @@ from omni_rt.plans import make_plan
 from omni_rt.preset_record import MeasuredPreset, PresetRecord, SeedSpread
 from omni_rt.presets import FAITHFUL, Preset, offered, passes
 from omni_rt.session import Session
+from omni_rt.uncertified import unsaid
 
 Progress = Callable[[str], None]
 
@@ -162,12 +163,13 @@ class _Job:
         return drawn
 
     def _session(self, bundle: Bundle) -> Session:
-        return Session(
-            bundle.directory,
-            threads=self._options.threads,
-            engine=self._options.engine,
-            allow_uncertified=True,
-        )
+        with unsaid():
+            return Session(
+                bundle.directory,
+                threads=self._options.threads,
+                engine=self._options.engine,
+                allow_uncertified=True,
+            )
 
     def _yardstick(self, session: Session, requests: EncodedRequests) -> _Yardstick:
         scale = self._guidance

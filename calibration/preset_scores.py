@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from omni_rt.engines.registry import resolved
 from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.miniature.data import AUDIO_KINDS
 from omni_rt.export.miniature.kept_scores import KeptScores
@@ -58,6 +59,8 @@ class Scorer:
                 kept.once(kind, settings, partial(self._kind, kind, settings))
                 for kind in self.kinds
             ),
+            model_id=bundle.model_id,
+            engine=resolved(self.engine),
         )
 
     def _kind(self, kind: str, settings: Settings) -> KindScores:

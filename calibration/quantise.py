@@ -22,6 +22,7 @@ from omni_rt.calibration.search import Sensitivity
 from omni_rt.calibration.trajectories import Course
 from omni_rt.calibration.yardstick import FINER
 from omni_rt.certificate_page import certificate_page
+from omni_rt.certificate_sounds import report_beside
 from omni_rt.errors import ExportError
 from omni_rt.export.bundle_plans import carry_plans
 from omni_rt.export.pack import check_target, copy_files, list_files, new_directory
@@ -30,6 +31,7 @@ from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
 from omni_rt.targets import TARGETS, StageFormat, Target, target_named
+from omni_rt.uncertified import unsaid
 
 Progress = Callable[[str], None]
 
@@ -124,7 +126,7 @@ def round_bundle(
         )
         pairs = certify(draft, certification, progress)
     page = certificate_page(Bundle.open(options.out), pairs[:_SHOWN])
-    write_page(page, options.out.with_name(f"{options.out.name}.report.html"))
+    write_page(page, report_beside(options.out))
     return options.out
 
 
@@ -177,16 +179,17 @@ def observed_ranges(
     """The format of every stage that the target rounds, and what is observed of it on `inputs`."""
     target = target_named(options.target)
     formats = {s: f for s, f in target.formats.items() if s in bundle.manifest.graphs}
-    ranges = observe(
-        bundle,
-        inputs,
-        [stage for stage in formats if stage != "thinker_embed"],  # looked up, never multiplied
-        path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
-        sampled=options.sampled,
-        steps=options.steps,
-        course=Course.of(bundle, options.cfg_scale),
-        progress=progress,
-    )
+    with unsaid():
+        ranges = observe(
+            bundle,
+            inputs,
+            [stage for stage in formats if stage != "thinker_embed"],  # looked up, never multiplied
+            path=options.ranges or options.out.with_name(f"{options.out.name}.ranges.npz"),
+            sampled=options.sampled,
+            steps=options.steps,
+            course=Course.of(bundle, options.cfg_scale),
+            progress=progress,
+        )
     return formats, ranges
 
 

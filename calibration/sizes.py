@@ -1,4 +1,8 @@
-"""How large a bundle of a configuration would be in a target's formats, from shapes alone."""
+"""How large a bundle of a configuration would be in a target's formats, from shapes alone.
+
+Counted are weights and the scales that are stored with them; not graph files (.onnx), the padding
+between weights, text and parity files.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from omni_rt.errors import (
     ExportError,
     OmniError,
     RequestError,
+    UncertifiedWarning,
 )
 from omni_rt.packaged import miniature
 from omni_rt.plans import Plan, make_plan
@@ -51,6 +52,7 @@ __all__ = [
     "TextToMusic",
     "TextToSpeech",
     "Turn",
+    "UncertifiedWarning",
     "VideoToAudio",
     "VideoToMusic",
     "VoiceConversion",

@@ -15,6 +15,7 @@ from omni_rt.presets import FAITHFUL, Preset, offered, passes
 from omni_rt.session import Session
 from omni_rt.tasks import TextToAudio
 from omni_rt.timing import Timing
+from omni_rt.uncertified import unsaid
 
 Progress = Callable[[str], None]
 
@@ -55,9 +56,11 @@ def bench_presets(
     with ExitStack() as open_sessions:
         entries: list[_Entry] = []
         for bundle in bundles:
-            session = open_sessions.enter_context(
-                Session(bundle.directory, threads=threads, engine=engine, allow_uncertified=True)
-            )
+            with unsaid():
+                session = Session(
+                    bundle.directory, threads=threads, engine=engine, allow_uncertified=True
+                )
+            open_sessions.enter_context(session)
             progress(f"{bundle.manifest.name}: warming up")
             _timed(session, session.plan(None if bundle.student_plans else _WARM_UP))
             entries += [_Entry(session=session, preset=preset) for preset in offered(bundle)]

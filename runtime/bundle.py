@@ -29,6 +29,7 @@ from omni_rt.manifest import (
 from omni_rt.options import checked_guidance
 from omni_rt.plan_file import PlanFile, read_plan_file
 from omni_rt.plans import Plan
+from omni_rt.strict_json import to_json
 
 _CHUNK_BYTES = 1 << 22
 
@@ -106,6 +107,23 @@ class Bundle:
     def id(self) -> str:
         """Digest of the manifest, which lists the digests of everything else."""
         return sha256_of(self.path(MANIFEST))[:16]
+
+    @cached_property
+    def model_id(self) -> str:
+        """Digest of what decides results: graphs, weights, constants, texts and sizes.
+
+        Unlike `id` it is the same before and after plans are fitted, presets measured, engines
+        built or a certificate written.
+        """
+        text, files = self.manifest.text, self.manifest.files
+        paths = (self.manifest.constants, text.tokenizer, text.prompts, text.vocabulary)
+        told = {
+            "graphs": {stage: self.graph_digest(stage) for stage in self.manifest.graphs},
+            "files": [None if path is None else files[path].sha256 for path in paths],
+            "special_ids": to_json(text.special_ids),
+            "dims": to_json(self.manifest.dims),
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def prompts(self) -> Mapping[str, str]:

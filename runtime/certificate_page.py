@@ -16,11 +16,11 @@ from omni_rt.svg_plots import bar_chart, spectrogram_plot
 Pairs = Sequence[tuple[str, Audio, Audio]]
 
 
-def certificate_page(bundle: Bundle, pairs: Pairs = ()) -> str:
+def certificate_page(bundle: Bundle, pairs: Pairs = (), *, beside: str = "unrounded") -> str:
     """The page of a bundle's parity certificate, as HTML.
 
-    pairs: name, the sound of the unrounded model or reference, this bundle's. A bundle without a
-    certificate has a page too, which says so.
+    pairs: name, the sound of what it stands `beside`, this bundle's. A bundle without a certificate
+    has a page too, which says so.
     """
     manifest = bundle.manifest
     parts = [*_summary(bundle), *_sizes(manifest)]
@@ -33,7 +33,7 @@ def certificate_page(bundle: Bundle, pairs: Pairs = ()) -> str:
         parts += [html.heading("Where the bounds come from"), html.listing(origins, numbered=True)]
     if manifest.engines:
         parts += _engines(manifest)
-    parts += spectrograms(pairs, "unrounded", "this bundle")
+    parts += spectrograms(pairs, beside, "this bundle")
     return html.page(_title(manifest), parts)
 
 

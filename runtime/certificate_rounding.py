@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from omni_rt import report_page as html
-from omni_rt.manifest import Behaviour, Figure, Rounding
+from omni_rt.base_types import FP16_MAX, HEADROOM, USUAL, outgrows_fp16
+from omni_rt.manifest import BaseType, Behaviour, Figure, Rounding
 from omni_rt.report_page import Html
 from omni_rt.svg_plots import bar_chart, line_plot
 
 _MOST_BARS = 24
+_SHORT: Mapping[BaseType, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def footnote(origin: str, origins: list[str]) -> str:
@@ -20,7 +22,10 @@ def footnote(origin: str, origins: list[str]) -> str:
 
 
 def rounding_sections(rounding: Rounding, origins: list[str]) -> list[Html]:
-    """Velocity, end to end, behaviour, sensitivity; `origins` collects where bounds come from."""
+    """Velocity, end to end, behaviour, largest values, sensitivity.
+
+    `origins` collects where bounds come from.
+    """
     parts = []
     if rounding.velocity:
         points = sorted(((v.t, v.rel_l2) for v in rounding.velocity), reverse=True)
@@ -37,7 +42,30 @@ def rounding_sections(rounding: Rounding, origins: list[str]) -> list[Html]:
         parts += [html.heading("End to end"), _figures(rounding.figures, origins)]
     if rounding.behaviour:
         parts += [html.heading("Behaviour"), *_behaviour(rounding.behaviour, origins)]
+    if rounding.largest:
+        parts += [html.heading("Largest values"), *_largest(rounding.largest)]
     return [*parts, *_spared(rounding)]
+
+
+def _largest(largest: Mapping[str, float]) -> list[Html]:
+    words = (
+        "The largest that the products of each stage read or put out while ranges were observed, "
+        f"smoothing folded in. fp16 ends at {FP16_MAX:.0f}: a stage that is otherwise compiled in "
+        f"fp16 and comes within a factor of {HEADROOM:g} of that is compiled in bf16."
+    )
+    rows = [
+        (
+            stage,
+            f"{value:.4g}",
+            f"{100 * value / FP16_MAX:.3g}",
+            "bf16" if outgrows_fp16(stage, value) else _SHORT[USUAL[stage]],
+            "too large for fp16" if outgrows_fp16(stage, value) else "",
+        )
+        for stage, value in largest.items()
+        if stage in USUAL
+    ]
+    columns = ("stage", "largest", "% of fp16's range", "compiled in", "")
+    return [html.paragraph(words), html.table(columns, rows)]
 
 
 def _figures(figures: Mapping[str, Figure], origins: list[str]) -> Html:
@@ -60,7 +88,7 @@ def _bound(figure: Figure) -> str:
 
 
 def _behaviour(behaviour: Mapping[str, Behaviour], origins: list[str]) -> list[Html]:
-    columns = ("kind", "n", "without %", "with %", "chance %", "drop, upper 95 %", "bound")
+    columns = ("kind", "plan", "n", "without %", "with %", "chance %", "drop, upper 95 %", "bound")
     shares = {
         kind: (100 * b.reference, 100 * b.share, 100 * b.chance) for kind, b in behaviour.items()
     }
@@ -86,6 +114,7 @@ def _behaviour(behaviour: Mapping[str, Behaviour], origins: list[str]) -> list[H
 def _behaviour_row(kind: str, b: Behaviour, origins: list[str]) -> tuple[str, ...]:
     return (
         kind,
+        b.plan,
         str(b.count),
         *(f"{100 * share:.1f}" for share in (b.reference, b.share, b.chance)),
         f"{b.drop.value:.2f} {b.drop.unit}".rstrip(),

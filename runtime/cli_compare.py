@@ -66,7 +66,8 @@ def compare(
     Every stage runs on the inputs in A's parity files; steps are timed in turns in one process; the
     same requests are made at equal noise, with plan ab3-25 if not given, and decoded. Without B, A
     is measured against the reference outputs that it carries. Certificates are not asked for. Exit
-    status 1 if a budget is missed, or could not be measured.
+    status 1 if a budget is missed, or could not be measured; 2 after an error, such as a bundle
+    that cannot be read.
     """
     with terminal.errors_reported():
         from omni_rt import compare as comparing
@@ -101,7 +102,7 @@ def compare(
         _tell(found, verdicts, as_json=as_json, page=target)
         missed = [str(v) for v in verdicts if not v.passed]
         if missed:
-            terminal.fail(f"budgets missed: {'; '.join(missed)}")
+            terminal.missed(f"budgets missed: {'; '.join(missed)}")
 
 
 def _opened(directory: Path) -> Bundle:
@@ -140,15 +141,34 @@ def _tell(
 def report(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write: .html.")],
+    sounds: Annotated[
+        bool,
+        typer.Option(
+            help="Also make one sound, from the noise that the bundle's parity files hold, beside "
+            "the reference's."
+        ),
+    ] = True,
+    engine: EngineName = AUTO,
+    threads: Threads = None,
 ) -> None:
-    """Write a bundle's parity certificate as a page: measurements, bounds, plots.
+    """Write a bundle's parity certificate as a page: measurements, bounds, plots, spectrograms.
 
     omni-rt report BUNDLE -o report.html
+
+    The sound takes as long as a request by the reference's plan; --no-sounds leaves it out.
     """
     with terminal.errors_reported():
-        from omni_rt.certificate_page import certificate_page
-        from omni_rt.report_page import checked_page, write_page
+        from omni_rt.certificate_sounds import parity_pairs, write_report
+        from omni_rt.report_page import checked_page
 
-        target = checked_page(output)
-        written = write_page(certificate_page(_opened(bundle)), target)
+        target, opened = checked_page(output), _opened(bundle)
+        with terminal.stage_notes(quiet=False) as tell:
+            pairs = (
+                parity_pairs(opened, engine=engine, threads=threads, tell=tell) if sounds else ()
+            )
+        written = write_report(opened, target, pairs)
+        if sounds and not pairs:
+            terminal.note(
+                "without spectrograms: the bundle carries no trajectory that it can repeat"
+            )
         terminal.say(f"{written}: {written.stat().st_size / 1e3:.0f} kB")

@@ -10,6 +10,7 @@ import typer
 from omni_rt import terminal
 from omni_rt.engines.registry import AUTO
 from omni_rt.session import Session
+from omni_rt.uncertified import doubt, unsaid
 
 BundleArgument = Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="BUNDLE")]
 BundleOption = Annotated[
@@ -117,9 +118,7 @@ def open_session(
     uncertified: bool = False,
 ) -> Session:
     """A session, its bundle verified behind a progress bar; says what it takes of a GPU."""
-    if uncertified:
-        terminal.note("warning: the bundle's parity certificate is not checked")
-    with terminal.progress_bars() as bars:
+    with terminal.progress_bars() as bars, unsaid():
         session = Session(
             bundle,
             device="auto" if gpu is None else f"cuda:{gpu}",
@@ -130,6 +129,9 @@ def open_session(
             allow_uncertified=uncertified,
             progress=bars("verifying the bundle"),
         )
+    found = doubt(session.bundle, engine) if uncertified else None
+    if found is not None:
+        terminal.note(f"warning: {found}")
     if session.gpu_estimate is not None:
         terminal.note(str(session.gpu_estimate))
     return session

@@ -13,7 +13,7 @@ from omni_rt import terminal
 from omni_rt.architecture import Architecture
 from omni_rt.bundle import Bundle
 from omni_rt.cli_options import Json, Memory, QwenConfig
-from omni_rt.errors import RequestError
+from omni_rt.errors import EngineError, RequestError
 from omni_rt.manifest import EngineSpec, read_manifest
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
                 terminal.print_json(found)
             else:
                 _print_plan(found, _measured_ms(measured))
-            check_fits(found, device.memory_bytes if available is None else _bytes(available))
+            most = device.memory_bytes if available is None else _bytes(available)
+            try:
+                check_fits(found, most)
+            except EngineError as error:
+                terminal.missed(str(error))
 
 
 def _bytes(gigabytes: float) -> int:

@@ -1,4 +1,5 @@
-"""Every error that omni_rt raises on purpose, so that an app needs one `except OmniError`.
+"""Every error that omni_rt raises on purpose, so that an app needs one `except OmniError`, and its
+warnings.
 
 Messages say what was expected, what came, and what to do about it, on one line.
 """
@@ -22,6 +23,10 @@ class EngineError(OmniError):
 
 class ExportError(OmniError):
     """A checkpoint, its configuration or its text files cannot be turned into a bundle."""
+
+
+class UncertifiedWarning(UserWarning):
+    """A bundle runs although its certificate is missing, does not match it or fails."""
 
 
 class Cancelled(OmniError):  # noqa: N818  the design's name: not a fault

@@ -172,6 +172,7 @@ class Behaviour:
     share: float  # with it
     chance: float
     drop: Figure  # upper 95 % bootstrap bound of the paired drop, in points
+    plan: str = ""  # that both were asked by; empty for answers, and where it was not kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +196,8 @@ class Rounding:
     centred: tuple[str, ...] = ()  # matrices that read activations less a constant vector
     weights_sensitivity: Mapping[str, float] = field(default_factory=dict)  # of the step's groups,
     # if searched: error of each with its weights alone rounded
+    source_model_id: str = ""  # of the unrounded bundle, which other plans or presets leave as it
+    # is; empty if it was rounded before this was kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ from omni_rt.tasks import (
     make_request,
 )
 from omni_rt.thinker import Item
+from omni_rt.uncertified import warn_if_uncertified
 from omni_rt.understanding import (
     LEAST_TRANSCRIPT_TOKENS,
     MAX_NEW_TOKENS,
@@ -83,8 +84,8 @@ class Session:
     memory: "resident" keeps every engine that was used; "staged" only those of one phase.
     engine: "onnxruntime" (which "auto" is), "openvino", one that another package offers, or a
     function that loads a stage's. Raises BundleError if the bundle is damaged, or its parity
-    certificate is missing or fails (unless `allow_uncertified`); EngineError if the engine's
-    library is not installed.
+    certificate is missing or fails (with `allow_uncertified` it is an UncertifiedWarning);
+    EngineError if the engine's library is not installed.
 
     For engines that run on a GPU ("tensorrt_rtx", "tensorrt", "torch_cuda", "onnxruntime_cuda"):
     device: "cuda:1" is the second that is visible, "auto" and "cuda" the first. `gpu_estimate`
@@ -120,6 +121,8 @@ class Session:
             self.bundle.require_certificate()
             if isinstance(engine, str):
                 self.bundle.require_on_device(resolved(engine))
+        else:
+            warn_if_uncertified(self.bundle, engine)
         self.gpu_estimate = gpu_estimate(load, self.bundle, memory)
         pool = EnginePool(self.bundle, threads=threads, memory=memory, engine=load)
         self._pipeline = Pipeline(self.bundle, pool)

@@ -57,15 +57,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     _out.print(table)
 
 
-def fail(message: str, *, code: int = 1) -> NoReturn:
-    """End the command with one line of error."""
+MISSED, ERROR, INTERRUPTED = 1, 2, 130  # exit status; 2 is that of a wrong option too
+
+
+def missed(message: str) -> NoReturn:
+    """End a command that has measured and found too little: one line of error, exit status 1."""
+    fail(message, code=MISSED)
+
+
+def fail(message: str, *, code: int = ERROR) -> NoReturn:
+    """End a command that could not do what was asked: one line of error."""
     _err.print(f"error: {message}", markup=False, style="bold red", soft_wrap=True)
     raise typer.Exit(code)
 
 
 @contextmanager
 def errors_reported() -> Iterator[None]:
-    """Turn this project's errors into one line and exit status 1, Ctrl-C into 130."""
+    """Turn this project's errors into one line and exit status 2, Ctrl-C into 130."""
     try:
         yield
     except OmniError as error:
@@ -73,7 +81,7 @@ def errors_reported() -> Iterator[None]:
     except (OSError, MemoryError) as error:
         fail(str(error) or "out of memory")
     except KeyboardInterrupt:
-        fail("interrupted", code=130)
+        fail("interrupted", code=INTERRUPTED)
 
 
 @contextmanager

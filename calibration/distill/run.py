@@ -36,6 +36,7 @@ from omni_rt.export.reference.model import DIT, AudioOmni, checked_tensors, load
 from omni_rt.export.sources import ExportOptions
 from omni_rt.export.student import student_of
 from omni_rt.session import Session
+from omni_rt.uncertified import unsaid
 
 Tell = Callable[[str], None]
 
@@ -172,7 +173,7 @@ def _trajectories(
         return thinned(options.trajectories, facts, shards=options.cache.shards)
     cache = Cache(work / "cache", facts, shards=options.cache.shards)
     if cache.missing():
-        with Session(bundle.directory, allow_uncertified=True) as session:
+        with unsaid(), Session(bundle.directory, allow_uncertified=True) as session:
             rows = options.training.micro_batch or options.training.batch
             fill(cache, teacher, requests, session, devices=devices, rows=rows, tell=tell)
     devices.wait()

@@ -7,32 +7,15 @@ choice stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from omni_rt.base_types import FP16_MAX, USUAL, outgrows_fp16
 from omni_rt.manifest import BaseType, Manifest
 
-# What the original ran its parts in; what is computed once, on few numbers, stays in fp32.
-USUAL: Mapping[str, BaseType] = {
-    "thinker_embed": "float32",
-    "audio_tower": "bfloat16",
-    "vision_tower": "bfloat16",
-    "thinker_cond": "bfloat16",
-    "thinker_lm": "bfloat16",
-    "synchformer": "float16",
-    "transcript": "float32",
-    "context": "float16",
-    "signal": "float32",
-    "dit_step": "float16",
-    "vae_decoder": "float16",
-    "vae_encoder": "float16",
-}
-FP16_MAX = 65504.0
-# Requests that nobody observed may be so many times larger. A choice: a bit of fp16's range.
-HEADROOM = 2.0
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.BFLOAT16)  # fp16 holds what is stored in fp16
 
 
@@ -53,7 +36,7 @@ def base_type_of(manifest: Manifest, stage: str, graph: ir.Graph) -> BaseChoice:
     if usual != "float16":
         return BaseChoice(base=usual)
     seen = _observed(manifest, stage)
-    if seen is not None and HEADROOM * seen > FP16_MAX:
+    if seen is not None and outgrows_fp16(stage, seen):
         return BaseChoice(
             base="bfloat16", reason=f"products reach {seen:.3g}, fp16 ends at {FP16_MAX:g}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,12 +20,12 @@ from omni_rt.cli_options import (
     Uncertified,
     open_session,
 )
-from omni_rt.engines.registry import AUTO
+from omni_rt.engines.registry import AUTO, resolved
 
 if TYPE_CHECKING:
+    from omni_rt.export.miniature.against import Against
     from omni_rt.export.miniature.kept_scores import KeptScores
-    from omni_rt.export.miniature.paired import Drop
-    from omni_rt.export.miniature.report import Check, KindScores, ScoreReport
+    from omni_rt.export.miniature.report import KindScores, ScoreReport
     from omni_rt.export.miniature.scoring_run import Settings
     from omni_rt.session import Session
 
@@ -90,17 +90,22 @@ def score(
     measured (9.9 s: there were not as many clicks as asked for). The JSON also has each example's
     result, to compare two bundles one by one.
 
-    --against compares with another run example by example: by how many points each kind fell, and
-    the bound that 95 % of bootstrap resamples stay below, which --max-drop is held against.
+    --against compares with another run example by example: what was right there and is right here,
+    what a guess would reach, by how many points each kind fell, and the bound that 95 % of
+    bootstrap resamples stay below, which --max-drop is held against. It says what that run is of:
+    the bundle that this one was rounded from, or not. With --json all of it is under `against`.
 
     It takes a model of the miniature's tasks: 8 kHz, clips of 2 s. A kind whose stage the bundle
     lacks, or that needs the extra `video` where that is not installed, is listed with the reason.
-    Exit status 1 if a kind failed while it ran, or if nothing could be scored.
+    Exit status 1 if a kind may have lost more than --max-drop; 2 if one failed while it ran, or if
+    nothing could be scored, as after any error.
     """
     with terminal.errors_reported():
         from omni_rt.errors import RequestError
+        from omni_rt.export.miniature.against import compared_with
         from omni_rt.export.miniature.kept_scores import KeptScores
-        from omni_rt.export.miniature.paired import paired_drops, read_report
+        from omni_rt.export.miniature.paired import check_examples, read_report
+        from omni_rt.export.miniature.score_tables import print_against, print_report
         from omni_rt.export.miniature.scoring_run import (
             Settings,
             check_count,
@@ -109,6 +114,7 @@ def score(
         )
         from omni_rt.options import Sampling
         from omni_rt.packaged import miniature
+        from omni_rt.strict_json import to_json
         from omni_rt.whole_file import checked_target
 
         chosen = chosen_kinds(kinds)
@@ -125,25 +131,36 @@ def score(
             guidance = session.guidance(cfg_scale)
             how = Sampling(plan=session.plan(plan, cfg_scale=guidance), cfg_scale=guidance)
             settings = Settings(plan=how.plan, cfg_scale=guidance, count=count, seed=seed)
+            if before is not None:
+                check_examples(before, seed=seed, count=count)
             kept = None if scores is None else KeptScores(scores, session.bundle, engine=engine)
-            report = _report(session, chosen, settings, kept, quiet=as_json)
-        if target is not None:
-            _write(report, target)
+            report = _report(session, chosen, settings, kept, engine=engine, quiet=as_json)
+            if target is not None:
+                _write(report, target)
+            beside = None if before is None else compared_with(before, report, session.bundle)
         if as_json:
-            terminal.print_json(report)
+            found = to_json(report)
+            terminal.print_json(found if beside is None else {**found, "against": beside})
         else:
-            _print(report)
-        drops = {} if before is None else paired_drops(before, report)
-        if not as_json and drops:
-            _print_drops(drops)
-        lost = [k for k, drop in drops.items() if max_drop is not None and drop.upper > max_drop]
-        if lost:
-            terminal.fail(f"may have lost more than {max_drop:g} points: {', '.join(lost)}")
+            print_report(report)
+            if beside is not None:
+                print_against(beside)
+        if beside is not None and max_drop is not None:
+            _hold(beside, max_drop)
         failed = [scores.kind for scores in report.kinds if scores.status == "failed"]
         if failed:
             terminal.fail(f"failed while it ran: {', '.join(failed)}")
         if all(scores.passed is None for scores in report.kinds):
             terminal.fail("nothing could be scored")
+
+
+def _hold(beside: Against, max_drop: float) -> None:
+    """End the command if a kind may have lost more points, or none can be compared."""
+    lost = [kind for kind, one in beside.kinds.items() if one.upper > max_drop]
+    if lost:
+        terminal.missed(f"may have lost more than {max_drop:g} points: {', '.join(lost)}")
+    if not beside.kinds:
+        terminal.fail("no kind was scored in both runs")
 
 
 def _report(
@@ -152,9 +169,11 @@ def _report(
     settings: Settings,
     kept: KeptScores | None,
     *,
+    engine: str,
     quiet: bool,
 ) -> ScoreReport:
     from omni_rt.export.miniature.report import ScoreReport
+    from omni_rt.export.miniature.score_tables import told
     from omni_rt.export.miniature.scoring_run import score_kind
 
     def score(kind: str) -> KindScores:
@@ -166,7 +185,7 @@ def _report(
         anew = partial(score, kind)
         found.append(anew() if kept is None else kept.once(kind, settings, anew))
         if not quiet:
-            terminal.note(_told(found[-1]))
+            terminal.note(told(found[-1]))
     return ScoreReport(
         bundle=session.bundle.id,
         name=session.bundle.manifest.name,
@@ -175,6 +194,8 @@ def _report(
         seed=settings.seed,
         count=settings.count,
         kinds=tuple(found),
+        model_id=session.bundle.model_id,
+        engine=resolved(engine),
     )
 
 
@@ -184,60 +205,6 @@ def _write(report: ScoreReport, target: Path) -> None:
 
     with draft_of(target) as draft:
         draft.write_text(json.dumps(to_json(report), indent=1) + "\n", encoding="utf-8")
-
-
-def _told(scores: KindScores) -> str:
-    if scores.passed is None:
-        return f"{scores.kind}: {scores.reason}"
-    return f"{scores.kind}: {100 * scores.passed.share.passed:.1f} % right, {scores.seconds:.1f} s"
-
-
-def _print(report: ScoreReport) -> None:
-    title = f"{report.name} {report.bundle}: plan {report.plan}, guidance {report.cfg_scale:g}"
-    columns = ("kind", "check", "reached %", "95 %", "chance %", "n")
-    terminal.print_table(title, columns, [row for k in report.kinds for row in _check_rows(k)])
-    measured = [
-        (scores.kind, name, f"{m.mean:.3g}", f"{m.median:.3g}", str(m.count))
-        for scores in report.kinds
-        for name, m in scores.measures.items()
-    ]
-    if measured:
-        terminal.print_table("measured", ("kind", "value", "mean", "median", "n"), measured)
-    for reason, without in _reasons(report.kinds).items():
-        terminal.say(f"no scores for {', '.join(without)}: {reason}")
-
-
-def _check_rows(scores: KindScores) -> list[tuple[str, ...]]:
-    if scores.passed is None:
-        return [(scores.kind, scores.status, "", "", "", "0")]
-    checks: Mapping[str, Check] = scores.checks
-    if len(checks) > 1:
-        checks = {**checks, "all": scores.passed}
-    return [
-        (
-            scores.kind,
-            name,
-            f"{100 * check.share.passed:.1f}",
-            f"{100 * check.share.low:.1f} to {100 * check.share.high:.1f}",
-            f"{100 * check.chance:.1f}",
-            str(check.share.count),
-        )
-        for name, check in checks.items()
-    ]
-
-
-def _print_drops(drops: Mapping[str, Drop]) -> None:
-    rows = [(kind, f"{drop.points:.1f}", f"{drop.upper:.1f}") for kind, drop in drops.items()]
-    terminal.print_table("lost, in points", ("kind", "drop", "95 % below"), rows)
-
-
-def _reasons(kinds: Iterable[KindScores]) -> dict[str, list[str]]:
-    """Why there are no scores → the kinds without."""
-    found: dict[str, list[str]] = {}
-    for scores in kinds:
-        if scores.reason is not None:
-            found.setdefault(scores.reason, []).append(scores.kind)
-    return found
 
 
 def demo(

@@ -40,16 +40,21 @@ def paired_drop(reference: str, own: str, *, seed: int = 0) -> Drop:
 
 def paired_drops(reference: ScoreReport, own: ScoreReport) -> dict[str, Drop]:
     """By kind, for all that both runs scored. Raises RequestError for other examples."""
-    for name in ("seed", "count"):
-        ours, theirs = getattr(own, name), getattr(reference, name)
-        if ours != theirs:
-            raise RequestError(f"scores of {name} {theirs} and {ours} are of other examples")
+    check_examples(reference, seed=own.seed, count=own.count)
     theirs = _scored(reference)
     return {
         kind: paired_drop(theirs[kind], each)
         for kind, each in _scored(own).items()
         if kind in theirs
     }
+
+
+def check_examples(reference: ScoreReport, *, seed: int, count: int) -> None:
+    """Raise RequestError unless a run of this seed and count is of the same examples."""
+    for name, ours in (("seed", seed), ("count", count)):
+        theirs = getattr(reference, name)
+        if ours != theirs:
+            raise RequestError(f"scores of {name} {theirs} and {ours} are of other examples")
 
 
 def _scored(report: ScoreReport) -> Mapping[str, str]:

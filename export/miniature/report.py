@@ -59,13 +59,24 @@ class KindScores:
 class ScoreReport:
     """A whole run. All but `seconds` comes out the same on the same machine and threads."""
 
-    bundle: str  # its id
+    bundle: str  # its id, which certify, fit-solver and measure-presets change
     name: str
     plan: str
     cfg_scale: float
     seed: int
     count: int  # examples of each kind
     kinds: tuple[KindScores, ...]
+    model_id: str = ""  # of what was judged (`Bundle.model_id`); empty in files without it
+    engine: str = ""  # the library that ran it; likewise
+
+    def is_of(self, bundle_id: str, model_id: str) -> bool:
+        """Whether a bundle of these ids was judged.
+
+        Where either side names no model, only an equal `bundle_id` shows that.
+        """
+        if self.model_id and model_id:
+            return self.model_id == model_id
+        return self.bundle == bundle_id
 
 
 def summarised(kind: str, scores: Sequence[Score], *, seconds: float) -> KindScores:

@@ -18,7 +18,15 @@ from omni_rt.manifest import Certificate, Rounding, manifest_text
 from tests.runtime.tiny_bundle import write_tiny_bundle
 
 
-def report(bundle: str, right: str, *, count: int = 400, plan: str = "euler-100") -> ScoreReport:
+def report(
+    bundle: str,
+    right: str,
+    *,
+    count: int = 400,
+    plan: str = "euler-100",
+    kind: str = "note",
+    model_id: str = "",
+) -> ScoreReport:
     """Scores of one kind, right where the digits are 1, repeated up to `count`."""
     digits = (right * count)[:count]
     scores = [scored({"pitch": one == "1"}, {"pitch": 0.1}) for one in digits]
@@ -29,7 +37,8 @@ def report(bundle: str, right: str, *, count: int = 400, plan: str = "euler-100"
         cfg_scale=7.0,
         seed=1,
         count=count,
-        kinds=(summarised("note", scores, seconds=1.0), not_scored("chord", "lacking", "a stage")),
+        kinds=(summarised(kind, scores, seconds=1.0), not_scored("chord", "lacking", "a stage")),
+        model_id=model_id,
     )
 
 
@@ -49,6 +58,16 @@ def test_runs_that_differ_in_more_than_the_bundle_are_refused() -> None:
         behaviour(report("a", "1"), report("b", "1", plan="ab3-25"))
     with pytest.raises(RequestError, match="other examples"):
         behaviour(report("a", "1"), report("b", "1", count=500))
+    with pytest.raises(RequestError, match="no kind in common"):
+        behaviour(report("a", "1"), report("b", "1", kind="clicks"))
+
+
+def test_answers_depend_on_no_plan() -> None:
+    found = behaviour(
+        report("a", "1", kind="ask_note"), report("b", "1", kind="ask_note", plan="ab3-25")
+    )
+    assert found["ask_note"].plan == ""
+    assert behaviour(report("a", "1"), report("b", "1"))["note"].plan == "euler-100"
 
 
 @pytest.fixture
@@ -61,6 +80,7 @@ def quantised(tmp_path: Path) -> Path:
     rounding = Rounding(
         target="cpu",
         source="source",
+        source_model_id="model",
         inputs="digest",
         high_precision=(),
         sensitivity={},
@@ -90,14 +110,52 @@ def test_it_is_written_and_enforced(quantised: Path, tmp_path: Path) -> None:
         bundle.require_certificate()
 
 
+def test_a_second_writing_leaves_the_kinds_of_the_first(quantised: Path, tmp_path: Path) -> None:
+    """Sounds and questions are scored apart; writing either gives the bundle another id."""
+    model_id = Bundle.open(quantised).model_id
+    for kind in ("note", "ask_note"):
+        before = written(report("x", "1", kind=kind, model_id="model"), tmp_path / "before.json")
+        after = written(report("y", "1", kind=kind, model_id=model_id), tmp_path / "after.json")
+        assert [*add_behaviour(quantised, before, after)] == [kind]
+    certificate = Bundle.open(quantised).manifest.certificate
+    assert certificate is not None
+    assert certificate.rounding is not None
+    assert [*certificate.rounding.behaviour] == ["note", "ask_note"]
+
+
+def test_scores_stay_a_models_own_when_its_plans_or_presets_change(
+    quantised: Path, tmp_path: Path
+) -> None:
+    opened = Bundle.open(quantised)
+    after = written(report(opened.id, "1", model_id=opened.model_id), tmp_path / "after.json")
+    changed = replace(opened.manifest, default_plan="euler-3", plans={})
+    (quantised / "manifest.json").write_text(manifest_text(changed), encoding="utf-8")
+    assert Bundle.open(quantised).id != opened.id
+    other_id = written(report("fitted", "1", model_id="model"), tmp_path / "before.json")
+    assert "note" in add_behaviour(quantised, other_id, after)
+
+
+def test_older_scores_are_known_by_the_bundles_id_alone(quantised: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(quantised)
+    before = written(report("source", "1"), tmp_path / "before.json")
+    fitted = written(report("fitted", "1"), tmp_path / "fitted.json")
+    after = written(report(opened.id, "1", model_id=opened.model_id), tmp_path / "after.json")
+    with pytest.raises(RequestError, match=r"the file is from before models had ids.*score again"):
+        add_behaviour(quantised, fitted, after)
+    assert "note" in add_behaviour(quantised, before, after)
+
+
 def test_scores_of_other_bundles_or_too_few_are_refused(quantised: Path, tmp_path: Path) -> None:
     own = Bundle.open(quantised).id
     before = written(report("source", "1"), tmp_path / "before.json")
     other = written(report("other", "1"), tmp_path / "other.json")
     few = written(report(own, "1", count=50), tmp_path / "few.json")
     text = (quantised / "manifest.json").read_text()
-    with pytest.raises(RequestError, match="the bundles are source"):
+    model = written(report("source", "1", model_id="another"), tmp_path / "model.json")
+    with pytest.raises(RequestError, match="scores of bundle other, but this bundle is"):
         add_behaviour(quantised, before, other)
+    with pytest.raises(RequestError, match="scores of model another, but what this was rounded"):
+        add_behaviour(quantised, model, before)
     with pytest.raises(RequestError, match="say too little"):
         add_behaviour(quantised, before, few)
     with pytest.raises(RequestError, match="holds no scores"):

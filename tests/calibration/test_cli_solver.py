@@ -126,7 +126,7 @@ def test_what_makes_no_sense_is_one_line(
     arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     done = run(str(tmp_path / "none"), *arguments)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {message}")
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from omni_rt.calibration.trajectories import run_case
 from omni_rt.engines.ort import OrtEngine
 from omni_rt.metrics import rel_l2
 from omni_rt.session import Session
+from omni_rt.uncertified import unsaid
 from tests.calibration.small import (
     noise,
     parity_inputs,
@@ -118,12 +119,11 @@ def test_a_session_of_recorded_stages_keeps_what_the_loop_asked(folded: bool) ->
     folds = Folds(made)
     recorder = Recorder(quick_miniature(), {"context": folds, "dit_step": folds}, most=2)
     case = case_of("T2A/0", 1, prompt="three clicks")
-    with Session(
-        quick_miniature().directory, engine=recorder.engine, allow_uncertified=True
-    ) as session:
+    folder = quick_miniature().directory
+    with unsaid(), Session(folder, engine=recorder.engine, allow_uncertified=True) as session:
         recorder.case = case.name
         own = run_case(session, case, plan="euler-3", cfg_scale=3.0)
-    with Session(quick_miniature().directory, threads=1, allow_uncertified=True) as session:
+    with unsaid(), Session(folder, threads=1, allow_uncertified=True) as session:
         usual = run_case(session, case, plan="euler-3", cfg_scale=3.0)
     assert own is not None
     assert usual is not None

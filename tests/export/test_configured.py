@@ -149,6 +149,22 @@ def test_weights_take_what_their_formats_take(
     assert sum(estimated.values()) == pytest.approx(sum(computed.values()), rel=0.01)
 
 
+def test_the_official_model_takes_at_most_6_9_gb_on_orin(
+    official_config: Path, official_thinker: Path
+) -> None:
+    """Conditioning and answers share one file of 4 bits, towers are in 8: weights and scales."""
+    found = {
+        stage.stage: stage
+        for stage in configured_bytes(official_config, official_thinker, TARGETS["orin"])
+    }
+    assert found["thinker_lm"].shared_with == "thinker_cond"
+    assert {found[s].format for s in ("audio_tower", "vision_tower", "dit_step")} == {"int8"}
+    assert sum(stage.rounded for stage in found.values()) <= 6.9e9
+    words = [found[s] for s in ("thinker_embed", "thinker_cond", "thinker_lm")]
+    assert sum(s.rounded for s in words) <= 0.16 * sum(s.fp32 for s in words)
+    assert found["dit_step"].rounded <= 0.265 * found["dit_step"].fp32
+
+
 def test_the_estimate_covers_builds_that_were_made(official: Architecture) -> None:
     """Engine, activation memory in MB of FP8 and INT8 builds (spec QUANTISATION §2)."""
     per_block = official.weights["dit_step"] / official.dims.depth

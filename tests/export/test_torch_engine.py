@@ -25,6 +25,7 @@ from omni_rt.export.reference.from_bundle import sizes_of, stage_tensors
 from omni_rt.manifest import Manifest
 from omni_rt.metrics import rel_l2
 from omni_rt.tasks import GENERATION, make_request
+from omni_rt.uncertified import unsaid
 from omni_rt.verify import END_TO_END_BOUND, stage_bound, stage_inputs
 from tests.calibration.small import miniature_stage, quick_miniature
 
@@ -144,10 +145,13 @@ def tone() -> Audio:
 def test_a_session_of_torch_stages_makes_the_same_sound() -> None:
     """Within the tolerance of certificates, stage by stage and end to end."""
     directory = bundle().directory
-    with Session(directory, engine=load_engine, allow_uncertified=True) as torch_session:
+    with (
+        unsaid(),
+        Session(directory, engine=load_engine, allow_uncertified=True) as torch_session,
+    ):
         made = differing(torch_session)
         answer = torch_session.understand("What do you hear?", audio=tone(), seed=1)
-    with Session(directory, threads=1, allow_uncertified=True) as session:
+    with unsaid(), Session(directory, threads=1, allow_uncertified=True) as session:
         usual = differing(session)
         same = session.understand("What do you hear?", audio=tone(), seed=1)
     assert same.text == answer.text != ""

@@ -111,7 +111,7 @@ def test_the_command_prints_it(bundle: Bundle) -> None:
     told = CliRunner().invoke(app, [*given, "--json"])
     assert json.loads(told.stdout)["modes"].keys() == {"enqueue", "replay", "ahead"}
     told = CliRunner().invoke(app, [*given, "--depth", "3"])
-    assert told.exit_code == 1
+    assert told.exit_code == 2
     assert "--depth is for random weights" in told.stderr
     told = CliRunner().invoke(app, ["bench-cuda", "--engine", "tensorrt_rtx"])
     assert "are for a bundle" in told.stderr

@@ -47,5 +47,5 @@ def test_options_that_do_not_go_together_are_one_error(
     tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
     result = CliRunner().invoke(app, ["bench", str(tmp_path), *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert message in result.stderr

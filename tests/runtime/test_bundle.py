@@ -254,6 +254,29 @@ def test_the_id_follows_the_manifest(directory: Path, manifest: Manifest) -> Non
     assert Bundle.open(directory).id != before
 
 
+def test_the_models_id_follows_what_decides_results_alone(
+    directory: Path, manifest: Manifest
+) -> None:
+    before = Bundle.open(directory)
+    assert before.id == Bundle.open(directory).id  # read now, before the manifest is another
+    (directory / "plans/own-3.json").unlink()
+    provenance = {"by": "another test"}
+    rewrite(directory, manifest, plans={}, default_plan="euler-3", provenance=provenance)
+    after = Bundle.open(directory)
+    assert after.id != before.id
+    assert after.model_id == before.model_id
+    ids = [before.model_id]
+    for path, content in (
+        (WEIGHTS, b"other weights"),
+        ("graphs/context.onnx", onnx_of("context.data", "context.data")),
+        ("text/vocab.txt", b" \r\nb\r\na\r\n"),
+    ):
+        (directory / path).write_bytes(content)
+        rewrite(directory, manifest, plans={}, default_plan="euler-3")
+        ids.append(Bundle.open(directory).model_id)
+    assert len({*ids}) == 4
+
+
 def test_a_graphs_digest_follows_each_of_its_files(manifest: Manifest) -> None:
     graph = manifest.graphs["context"]
     before = graph_digest(graph, manifest.files)

@@ -28,6 +28,7 @@ ROUNDING = Rounding(
     weights_only=("layers.1.out",),
     per_token=("layers.1.ff",),
     weights_sensitivity={"layers.0.<out>": 0.0077, "layers.2.out": 0.0011},
+    largest={"dit_step": 32753.0, "context": 32752.0, "thinker_cond": 5e4},
     velocity=tuple(VelocityError(t=t, rel_l2=0.01 + t / 100) for t in (1.0, 0.5, 0.0)),
     figures={"lsd": figure(2.5, 3.0), "cosine": figure(0.99, 0.98, at_least=True)},
     behaviour={
@@ -53,6 +54,17 @@ def test_everything_that_was_measured_is_said(tmp_path: Path) -> None:
         assert words in said, words
     assert "FAIL" not in page
     assert page.count("data:image/png") == 2
+
+
+def test_a_stage_that_outgrows_fp16_is_named(tmp_path: Path) -> None:
+    """More than half of its range; what the original ran in bf16 is so anyway."""
+    manifest = write_tiny_bundle(tmp_path)
+    certificate = replace(certificate_of(manifest), rounding=ROUNDING)
+    rewrite(tmp_path, manifest, certificate=certificate, files=manifest.files)
+    said = Parsed(certificate_page(Bundle.open(tmp_path))).words
+    for words in ("3.275e+04", "65504", "Largest values"):
+        assert words in said
+    assert said.count("too large for fp16") == 1
 
 
 def test_what_misses_its_bound_is_marked(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_an_error_is_one_line_on_stderr(standin_bundle: Path, tmp_path: Path) ->
     ]
     for arguments in cases:
         result = run(*arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert result.stderr.strip().startswith("error: ")
         assert len(result.stderr.strip().splitlines()) == 1
         assert "Traceback" not in result.output
@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_written_is_told(standin_bundle: Path, tmp_path: P
         result = run(
             "generate", "T2A", "-b", standin_bundle, "--prompt", "a", "--plan", "euler-1", "-o", out
         )
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "cannot write" in result.stderr
 
 
@@ -190,7 +190,7 @@ def test_an_unknown_library_is_refused_by_every_command(
         ("demo", standin_bundle, "--out", tmp_path / "d"),
     ):
         result = run(*arguments, "--engine", "nope")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert (
             "engine must be one of auto, onnxruntime, onnxruntime_cuda, openvino" in result.stderr
         )
@@ -200,7 +200,7 @@ def test_an_unknown_library_is_refused_by_every_command(
 def test_only_the_miniatures_sounds_can_be_judged(standin_bundle: Path, tmp_path: Path) -> None:
     for arguments in (("score", standin_bundle), ("demo", standin_bundle, "--out", tmp_path / "d")):
         result = run(*arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "8000 Hz, 16384 samples; this bundle has 44100 Hz" in result.stderr
 
 
@@ -231,7 +231,7 @@ def test_without_torch_the_runtime_works_and_export_says_what_to_install(
     assert made.returncode == 0, made.stderr
     assert out.exists()
     told = command("export", "--config", "c", "--checkpoint", "k", "--out", tmp_path / "b")
-    assert told.returncode == 1
+    assert told.returncode == 2
     assert "pip install 'omni_rt[export]'" in told.stderr
 
 
@@ -286,11 +286,11 @@ def test_a_video_output_is_a_copy_with_the_new_sound(standin_bundle: Path, tmp_p
     assert run(*arguments, "-o", tmp_path / "out.wav").exit_code == 0
     assert Audio.read(tmp_path / "out.wav").duration_s == pytest.approx(2.0)
     result = run(*arguments, "--duration", 5, "-o", tmp_path / "long.mp4")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "the video lasts 2.00 s" in result.stderr
     alone = ("generate", "T2A", "-b", standin_bundle, "--prompt", "a", "-o", tmp_path / "no.mp4")
     result = run(*alone)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "only V2A and V2M make a video" in result.stderr
 
 

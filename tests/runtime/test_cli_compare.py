@@ -108,7 +108,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     )
     for arguments, words in cases:
         result = run(*arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
         assert words in errors[0]
@@ -127,3 +127,16 @@ def test_report_writes_the_certificate(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "certified" in page
     assert "dit_step/v" in page
+    assert "this bundle decodes both" in page
+    assert page.count("data:image/png") == 2
+    result = run("report", omni_rt.miniature(), "-o", tmp_path / "report.html", "--no-sounds")
+    assert result.exit_code == 0
+    assert "data:image/png" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bundle_without_a_trajectory_has_a_report_without_sounds(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    result = run("report", tmp_path / "tiny", "-o", tmp_path / "report.html")
+    assert result.exit_code == 0
+    assert "without spectrograms" in result.stderr
+    assert "certified" in (tmp_path / "report.html").read_text(encoding="utf-8")

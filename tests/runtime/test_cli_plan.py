@@ -95,7 +95,7 @@ def test_a_mode_that_cannot_fit_ends_with_one_line() -> None:
 )
 def test_a_wrong_question_is_one_line(arguments: tuple[object, ...], said: str) -> None:
     result = run("plan", *arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -103,7 +103,7 @@ def test_a_wrong_question_is_one_line(arguments: tuple[object, ...], said: str) 
 def test_a_bundle_that_does_not_say_what_it_is_made_of_is_one_line(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "bundle")
     result = run("plan", tmp_path / "bundle", "--target", "orin")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "tells no autoencoder" in result.stderr
 
 

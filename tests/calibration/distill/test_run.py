@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(tmp_path: Path, arguments: list[str], named: s
     (tmp_path / "c").mkdir()
     given = [argument.replace("{here}", str(tmp_path)) for argument in arguments]
     result = CliRunner().invoke(_APP, given)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert any(part in result.output.replace("\n", " ") for part in named.split("|"))
 
 

@@ -11,8 +11,9 @@ import onnx_ir as ir
 import pytest
 
 from omni_rt import miniature
+from omni_rt.base_types import FP16_MAX, HEADROOM, USUAL
 from omni_rt.bundle import Bundle
-from omni_rt.export.engines.base_types import FP16_MAX, HEADROOM, USUAL, base_type_of
+from omni_rt.export.engines.base_types import base_type_of
 from omni_rt.export.engines.graph_files import prepare
 from omni_rt.manifest import Manifest
 from tests.calibration.small import quick_miniature

@@ -120,5 +120,5 @@ def test_the_command_says_what_is_left(bundle: Bundle, tmp_path: Path) -> None:
     assert "compiled and proved, not run" in " ".join(shown.stdout.replace("│", " ").split())
     assert "packed for its engines" in shown.stdout
     refused = CliRunner().invoke(app, arguments)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert refused.stderr.count("\n") == 1

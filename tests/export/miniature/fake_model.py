@@ -99,8 +99,8 @@ class FakeModel:
 
     @property
     def bundle(self) -> Any:
-        manifest = SimpleNamespace(name="fake", dims=self.dims, graphs={})
-        return SimpleNamespace(id="fake", manifest=manifest, student_plans=())
+        manifest = SimpleNamespace(name="fake", dims=self.dims, graphs={}, certificate=None)
+        return SimpleNamespace(id="fake", model_id="right", manifest=manifest, student_plans=())
 
     def guidance(self, cfg_scale: float | None) -> float:
         return 7.0 if cfg_scale is None else cfg_scale

@@ -16,7 +16,7 @@ from omni_rt.errors import BundleError
 from omni_rt.export.miniature import cli
 from omni_rt.export.miniature.demo import demo_examples
 from omni_rt.export.miniature.report import ScoreReport
-from tests.export.miniature.fake_model import MINIATURE_DIMS, FakeModel, due
+from tests.export.miniature.fake_model import MINIATURE_DIMS, FakeModel, due, silence
 
 app = typer.Typer()
 cli.commands(app)
@@ -63,6 +63,49 @@ def test_json_is_printed_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert result.stderr == ""
 
 
+def test_another_run_is_shown_beside_with_chance_and_whose_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "before.json", ("score", "b", "--kinds", "note", "--count", 4)
+    options = (*options, "--seed", 5)
+    run(monkeypatch, FakeModel(due(["note"], 4)), *options, "--out", out)
+    worse = (*options, "--against", out)
+    beside = run(monkeypatch, FakeModel(due(["note"], 4), maker=silence), *worse)
+    assert beside.exit_code == 0, beside.output
+    rows = [line.split("│")[1:-1] for line in beside.stdout.splitlines() if "│" in line]
+    cells = [tuple(cell.strip() for cell in row) for row in rows]
+    assert ("note", "100.0", "0.0", "1.0", "100.0", "100.0") in cells
+    words = " ".join(beside.stdout.split())
+    assert "before: fake fake (plan euler-2, guidance 7, onnxruntime), this model itself" in words
+    told = run(monkeypatch, FakeModel(due(["note"], 4), maker=silence), *worse, "--json")
+    found = json.loads(told.stdout)["against"]
+    assert found["relation"] == "itself"
+    note = found["kinds"]["note"]
+    assert (note["reference"], note["share"]) == (1.0, 0.0)
+    assert (note["drop"], note["upper"]) == (100.0, 100.0)
+    assert 0 < note["chance"] < 0.1
+    held = run(monkeypatch, FakeModel(due(["note"], 4), maker=silence), *worse, "--max-drop", 2)
+    assert held.exit_code == 1
+    assert "may have lost more than 2 points: note" in held.stderr
+
+
+def test_another_run_of_other_examples_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And one without a kind in common holds nothing to --max-drop."""
+    out, options = tmp_path / "before.json", ("score", "b", "--count", 2, "--seed", 5)
+    run(monkeypatch, FakeModel(due(["note"], 2)), *options, "--kinds", "note", "--out", out)
+    model = FakeModel(due(["note"], 3))
+    other = run(monkeypatch, model, "score", "b", "--count", 3, "--seed", 5, "--against", out)
+    assert other.exit_code == 2
+    assert "are of other examples" in other.stderr
+    assert model.requests == []
+    held = ("--kinds", "clicks", "--against", out, "--max-drop", 2)
+    nothing = run(monkeypatch, FakeModel(due(["clicks"], 2)), *options, *held)
+    assert nothing.exit_code == 2
+    assert "no kind was scored in both runs" in nothing.stderr
+
+
 def test_a_run_goes_on_with_what_it_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kept, options = tmp_path / "kept", ("--count", 2, "--seed", 5, "--scores", tmp_path / "kept")
     once = run(monkeypatch, FakeModel(due(["note"], 2)), "score", "b", "--kinds", "note", *options)
@@ -75,7 +118,7 @@ def test_a_run_goes_on_with_what_it_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert [k.status for k in report.kinds] == ["scored", "scored"]
     (tmp_path / "file").write_text("")
     taken = run(monkeypatch, FakeModel([]), "score", "b", "--scores", tmp_path / "file")
-    assert taken.exit_code == 1
+    assert taken.exit_code == 2
     assert "cannot keep scores in" in taken.stderr
 
 
@@ -85,7 +128,7 @@ def test_what_the_bundle_lacks_is_listed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.exit_code == 0, result.output
     assert "no scores for ask_note, ask_way: this bundle has no 'audio_tower'" in result.stdout
     nothing = run(monkeypatch, _Deaf([]), "score", "b", "--kinds", "ask_note", "--count", 1)
-    assert nothing.exit_code == 1
+    assert nothing.exit_code == 2
     assert "'audio_tower'" in nothing.stdout
     assert nothing.stderr.endswith("error: nothing could be scored\n")
 
@@ -104,7 +147,7 @@ def test_errors_come_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     ]
     for model, arguments, said in cases:
         result = run(monkeypatch, model, *arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert result.stderr.startswith("error: ")
         assert said in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
@@ -138,5 +181,5 @@ def test_without_a_bundle_it_is_the_packaged_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("omni_rt.packaged.miniature", nowhere)
     for command in ("score", "demo"):
         result = run(monkeypatch, FakeModel([]), command)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "no miniature" in result.stderr

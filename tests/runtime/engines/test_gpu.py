@@ -184,5 +184,5 @@ def test_the_command_says_what_it_takes_of_the_gpu(
     told = CliRunner().invoke(app, ["generate", "T2A", "-b", str(tiny), *more])
     assert "fake: resident takes an estimated 3.00 GB, 8.00 GB of 9.00 GB are free" in told.stderr
     told = CliRunner().invoke(app, ["generate", "T2A", "-b", str(tiny), *more[:-1], "3"])
-    assert told.exit_code == 1
+    assert told.exit_code == 2
     assert "there is no CUDA device 3" in told.stderr

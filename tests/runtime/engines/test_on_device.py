@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from omni_rt import Session, on_device
+from omni_rt import Session, UncertifiedWarning, on_device
 from omni_rt.bundle import Bundle
 from omni_rt.certificate_page import certificate_page
 from omni_rt.cli import app
@@ -108,7 +108,8 @@ def test_engines_that_are_out_of_bounds_are_kept_as_such_and_refused(
     monkeypatch.setattr("omni_rt.session.engine_loader", lambda engine: lambda *_: None)
     with pytest.raises(BundleError, match="dit_step/v; build them again"):
         Session(after.directory, engine="tensorrt_rtx")
-    Session(after.directory, engine="tensorrt_rtx", allow_uncertified=True)
+    with pytest.warns(UncertifiedWarning, match="out of bounds on"):
+        Session(after.directory, engine="tensorrt_rtx", allow_uncertified=True)
     Session(after.directory, engine="tensorrt")  # another library's engines are another matter
     Gpu(monkeypatch)
     assert verify(bundle).exit_code == 0
