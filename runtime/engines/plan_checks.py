@@ -66,17 +66,22 @@ def trusted_plan(bundle: Bundle, stage: str, target: str, engines: TargetEngines
     return plan
 
 
-def check_driver(runtime: Any, plan: bytes, *, bundle: Bundle, target: str, driver: str) -> None:
-    """Raise EngineError if the library says that this GPU or driver does not run a plan."""
-    judge = getattr(runtime, "get_engine_validity", None)  # of TensorRT-RTX alone
+def check_driver(runtime: Any, plan: bytes, *, remedy: str) -> None:
+    """Raise EngineError if the library says that this GPU or driver does not run a plan.
+
+    TensorRT-RTX alone can be asked; TensorRT says so by not loading the plan.
+    """
+    judge = getattr(runtime, "get_engine_validity", None)
     if judge is None:
         return
     validity, reasons = judge(plan)
     if getattr(validity, "name", str(validity)) == "INVALID":
-        raise EngineError(
-            f"this GPU or its driver (CUDA {driver}) does not run the plan ({reasons}): update the "
-            f"driver, or {_rebuild(bundle, target)}"
-        )
+        raise EngineError(f"this GPU or its driver does not run the plan ({reasons}): {remedy}")
+
+
+def driver_remedy(bundle: Bundle, target: str, driver: str) -> str:
+    """What to do where a plan does not load. `driver` is the newest CUDA that it runs."""
+    return f"update the driver (CUDA {driver}), or {_rebuild(bundle, target)}"
 
 
 def profile_for(spec: EngineSpec, stage: str, sizes: dict[str, int]) -> int:
