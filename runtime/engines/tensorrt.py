@@ -6,6 +6,7 @@ bound as they lie; NumPy's are copied to the GPU and back at every run.
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from omni_rt.errors import EngineError, OutOfMemoryError
 from omni_rt.manifest import BaseType, TensorSpec
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "BOOL": "bool"}
+_OUT_OF_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)  # "OutOfMemory", a code of errors
 CAPTURED = "dit_step"  # kernels of this stage are all made before its first run
 
 
@@ -196,8 +198,10 @@ class TensorRtEngine:
             self._cache.keep()
 
     def failure(self, what: str) -> EngineError:
-        """An error with what the library said last."""
-        return EngineError(f"{self._name}: {what}: {self._said()}")
+        """An error with what the library said last, which may be that memory ran out."""
+        said = self._said()
+        kind = OutOfMemoryError if _OUT_OF_MEMORY.search(said) else EngineError
+        return kind(f"{self._name}: {what}: {said}")
 
     def _loaded(self, plan: bytes, bundle: Bundle, target: str) -> Any:
         """The library's engine. Raises EngineError that says what to update or to rebuild."""

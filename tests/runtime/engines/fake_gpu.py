@@ -107,9 +107,11 @@ class FakeTensorRt:
     version: str = "1.7.1"
     validity: str = "VALID"
     fails: bool = False
+    says: str | None = None  # what it logs when a run fails
     loaded: list[bytes] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
     starts: bool = True
+    error: Callable[[str], None] = print  # its logger, once a plan is loaded
     kernels: bytes = b"kernels made here"
     serialised: int = 0  # how often they were asked for
 
@@ -129,6 +131,7 @@ class FakeTensorRt:
 
             def deserialize_cuda_engine(self, plan: bytes) -> Any:
                 fake.loaded.append(plan)
+                fake.error = lambda text: self.logger.log(ILogger.ERROR, text)
                 if plan.startswith(b"broken"):
                     self.logger.log(ILogger.ERROR, "magic\n number is wrong")
                     return None
@@ -231,6 +234,8 @@ class _Context:
     def execute_async_v3(self, stream: int) -> bool:
         self.streams.append(stream)
         if self._fake.fails:
+            if self._fake.says is not None:
+                self._fake.error(self._fake.says)
             return False
         memory = self._fake.driver.memory
         given = {

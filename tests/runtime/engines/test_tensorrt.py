@@ -16,7 +16,7 @@ from omni_rt.bundle import Bundle
 from omni_rt.engines.engine_key import identity_of, own_key, signature
 from omni_rt.engines.registry import engine_loader, engine_names
 from omni_rt.engines.tensorrt import TensorRtEngine
-from omni_rt.errors import BundleError, EngineError
+from omni_rt.errors import BundleError, EngineError, OutOfMemoryError
 from tests.runtime.tiny_bundle import DIMS, rewrite, write_tiny_bundle
 
 from .compiled import BUCKETS, signed_engines
@@ -209,10 +209,23 @@ def test_sizes_of_no_profile_are_told_with_what_was_built(bundle: Bundle, sizes:
 def test_a_failing_run_is_an_error_and_the_next_one_works(bundle: Bundle) -> None:
     engine, library = loaded(bundle)
     library.fails = True
-    with pytest.raises(EngineError, match="dit_step: it failed while running"):
+    with pytest.raises(EngineError, match="dit_step: it failed while running") as caught:
         engine.run(**inputs())
+    assert not isinstance(caught.value, OutOfMemoryError)
     library.fails = False
     assert np.isfinite(engine.run(**inputs())["v"]).all()
+
+
+def test_a_run_that_fails_for_want_of_memory_is_told_as_such(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    library.fails, library.says = True, "Error Code 2: OutOfMemory (Requested size was 8 bytes.)"
+    with pytest.raises(OutOfMemoryError, match=r"it failed while running: .*Requested size"):
+        engine.run(**inputs())
+
+
+def test_memory_that_is_missing_at_load_is_told_as_such(bundle: Bundle) -> None:
+    with pytest.raises(OutOfMemoryError, match="memory='staged'"):
+        loaded(bundle, driver=FakeDriver(free_bytes=100))
 
 
 @pytest.mark.parametrize(
