@@ -100,9 +100,16 @@ def profile_for(spec: EngineSpec, stage: str, sizes: dict[str, int]) -> int:
         for profile in spec.profiles
     )
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    raise EngineError(
-        f"{stage}: {asked} fit no profile ({built}): omni-rt build has --contexts and --requests"
-    )
+    raise EngineError(f"{stage}: {asked} fit no profile ({built}): {_smaller_or_built(stage)}")
+
+
+def _smaller_or_built(stage: str) -> str:
+    """What helps against sizes that a plan was not built for."""
+    if stage == "dit_step":
+        return "omni-rt build has --contexts and --requests"
+    if stage.startswith("thinker_"):
+        return "shorten the prompt, its recordings, its video or the history"
+    return "this stage takes no more at once: ask for less"
 
 
 PADDED = "P"  # tokens of a context: more of them, hidden by the bias, change nothing

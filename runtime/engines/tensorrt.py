@@ -55,6 +55,11 @@ class Idle:
             memory = self.memory.pop()
         return context, memory
 
+    def clear(self) -> None:
+        """Let go of all of it."""
+        self.contexts.clear()
+        self.memory.clear()
+
     def give_back(self, profile: int, context: Any, memory: PortMemory) -> None:
         """Let others use them."""
         self.contexts[profile].append(context)
@@ -176,8 +181,11 @@ class TensorRtEngine:
         )
 
     def _new_context(self, profile: int) -> Any:
-        context = self._cache.new_context(self._library, eager=self._name == CAPTURED)
-        if context is None or not context.set_optimization_profile_async(profile, self._stream):
+        context = self._made_context(profile)
+        if context is None:
+            self.idle.clear()  # contexts of other profiles may be what fills the memory
+            context = self._made_context(profile)
+        if context is None:
             free, whole = self._driver.memory_bytes()
             needed = self._spec.profiles[profile].activation_bytes
             raise OutOfMemoryError(
@@ -185,6 +193,12 @@ class TensorRtEngine:
                 f"of {whole / 1e6:.0f} MB are free: {self._said()}"
             )
         self._driver.wait(self._stream)
+        return context
+
+    def _made_context(self, profile: int) -> Any | None:
+        context = self._cache.new_context(self._library, eager=self._name == CAPTURED)
+        if context is None or not context.set_optimization_profile_async(profile, self._stream):
+            return None
         return context
 
     def keep_kernels(self, profile: int, sizes: Mapping[str, int]) -> None:

@@ -107,6 +107,7 @@ class FakeTensorRt:
     version: str = "1.7.1"
     validity: str = "VALID"
     fails: bool = False
+    refusals: int = 0  # of contexts to come, for which there is no room
     says: str | None = None  # what it logs when a run fails
     loaded: list[bytes] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
@@ -217,7 +218,8 @@ class _Context:
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self.profile = profile
-        return profile < self._fake.profiles
+        self._fake.refusals -= 1
+        return profile < self._fake.profiles and self._fake.refusals < 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = tuple(shape)

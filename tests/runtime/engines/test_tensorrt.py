@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import pytest
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines.engine_key import identity_of, own_key, signature
+from omni_rt.engines.plan_checks import profile_for
 from omni_rt.engines.registry import engine_loader, engine_names
 from omni_rt.engines.tensorrt import TensorRtEngine
 from omni_rt.errors import BundleError, EngineError, OutOfMemoryError
+from omni_rt.manifest import ProfileSpec
 from tests.runtime.tiny_bundle import DIMS, rewrite, write_tiny_bundle
 
 from .compiled import BUCKETS, signed_engines
@@ -204,6 +207,34 @@ def test_sizes_of_no_profile_are_told_with_what_was_built(bundle: Bundle, sizes:
     engine, _ = loaded(bundle)
     with pytest.raises(EngineError, match=r"fit no profile \(P 8 to 8.*--contexts"):
         engine.run(**inputs(**sizes))
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [("dit_step", "omni-rt build has --contexts"), ("thinker_cond", "shorten the prompt"),
+     ("vae_encoder", "ask for less")],
+)  # fmt: skip
+def test_what_no_option_of_the_build_changes_is_not_blamed_on_one(stage: str, says: str) -> None:
+    profile = ProfileSpec(sizes={"seq": (1, 256, 4096)}, activation_bytes=1)
+    spec: Any = SimpleNamespace(profiles=[profile])
+    with pytest.raises(EngineError, match=says) as caught:
+        profile_for(spec, stage, {"seq": 7500})
+    assert f"{stage}: seq 7500 fit no profile (seq 1 to 4096)" in str(caught.value)
+    assert ("--contexts" in str(caught.value)) == (stage == "dit_step")
+
+
+def test_contexts_that_lie_idle_make_room_for_another_profiles(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    engine.run(**inputs(tokens=8))
+    library.refusals = 1
+    given = inputs(tokens=9)
+    assert np.allclose(engine.run(**given)["v"], wanted(given), **CLOSE)
+    engine.run(**inputs(tokens=8))
+    assert [context.profile for context in library.contexts] == [1, 3, 3, 1]
+    library.refusals = 2
+    with pytest.raises(OutOfMemoryError, match="no room to run"):
+        engine.run(**inputs(tokens=8, rows=1))
+    assert np.allclose(engine.run(**given)["v"], wanted(given), **CLOSE)
 
 
 def test_a_failing_run_is_an_error_and_the_next_one_works(bundle: Bundle) -> None:
