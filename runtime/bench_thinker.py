@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
+from omni_rt.answering import SLICE_TOKENS
 from omni_rt.engines import Array, Engine
 from omni_rt.manifest import Dims, ThinkerDims
 from omni_rt.timing import WARM_UP_RUNS, Timing
@@ -24,7 +26,7 @@ class ThinkerBench:
 
     prefill_100: Timing  # per 100 tokens, from an empty cache
     token: Mapping[int, Timing]  # per token of an answer, by the tokens held before it
-    rerun_512: Timing  # one token without a cache: 512 tokens run again
+    rerun_512: Timing  # one token without a cache: 512 tokens run again, in a prompt's slices
 
     @property
     def cache_gain(self) -> float | None:
@@ -39,22 +41,28 @@ def bench_thinker(engine: Engine, dims: Dims, *, runs: int) -> ThinkerBench:
     thinker, stream = dims.thinker, np.random.RandomState(0)
     held = [tokens for tokens in _HELD if tokens + _STEPS <= thinker.max_positions]
 
-    def seconds(past: int, new: int, steps: int) -> Timing:
+    def seconds(past: int, parts: Sequence[int], *, per: int = 1) -> Timing:
+        """Of runs with so many new tokens each, one after another, divided by `per`."""
         found = []
         for _ in range(WARM_UP_RUNS + runs):
             cache = _cache(thinker, past, stream)
             start = time.perf_counter()
-            for step in range(steps):
-                cache = _extended(engine, dims, cache, past + step, new)
-            found.append((time.perf_counter() - start) / steps)
+            for before, new in zip(accumulate(parts, initial=past), parts, strict=False):
+                cache = _extended(engine, dims, cache, before, new)
+            found.append((time.perf_counter() - start) / per)
         return Timing.of(found[WARM_UP_RUNS:])
 
-    rerun = min(RERUN_TOKENS, thinker.max_positions)
     return ThinkerBench(
-        prefill_100=seconds(0, PREFILL_TOKENS, 1),
-        token={tokens: seconds(tokens, 1, _STEPS) for tokens in held},
-        rerun_512=seconds(0, rerun, 1),
+        prefill_100=seconds(0, [PREFILL_TOKENS]),
+        token={tokens: seconds(tokens, [1] * _STEPS, per=_STEPS) for tokens in held},
+        rerun_512=seconds(0, _slices(min(RERUN_TOKENS, thinker.max_positions))),
     )
+
+
+def _slices(tokens: int) -> list[int]:
+    """As many tokens at once as a session runs of a prompt, which engines are compiled for."""
+    starts = range(0, tokens, SLICE_TOKENS)
+    return [min(SLICE_TOKENS, tokens - start) for start in starts]
 
 
 def _cache(thinker: ThinkerDims, tokens: int, stream: np.random.RandomState) -> list[Array]:

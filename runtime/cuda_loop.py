@@ -18,7 +18,7 @@ import numpy as np
 
 from omni_rt.encode import Floats, Prepared
 from omni_rt.engines.gpu import KEPT_SHAPES, Gpu
-from omni_rt.errors import Cancelled, EngineError
+from omni_rt.errors import Cancelled, EngineError, OutOfMemoryError
 from omni_rt.options import OnStep, Sampling
 from omni_rt.sampling import RunTimes, step_inputs
 
@@ -168,8 +168,10 @@ class CudaLoop:
     ) -> tuple[Floats, RunTimes]:
         """Latents [B, C, L] from `start` [B, C, L]; `renoise` [rows with c ≠ 0, B, C, L].
 
-        Raises Cancelled after at most one more row, EngineError if the device or the step fails;
-        either way the next call works, unless the error says that the device is lost.
+        If memory runs out, all other shapes are let go and it is tried once more, from its first
+        row. Raises Cancelled after at most one more row, OutOfMemoryError, and EngineError if the
+        device or the step fails; each time the next call works, unless the error says that the
+        device is lost.
         """
         longest = max(p.context.tokens for p in prepared)
         tokens = padded_tokens(longest, self._step.token_buckets)
@@ -180,10 +182,21 @@ class CudaLoop:
             attending=len(inputs["context_bias"]),
             tokens=inputs["context_bias"].shape[-1],
         )
-        with self._lock:
+
+        def run() -> tuple[Floats, RunTimes]:
             shape = self._shape(bucket, start.shape[1:])
             shape.binding.fill(inputs)
             return self._run(shape, how, start=start, renoise=renoise, on_step=on_step)
+
+        with self._lock:
+            try:
+                return run()
+            except OutOfMemoryError:
+                if self._shapes.keys() <= {bucket}:  # there is nothing to let go of
+                    raise
+            # Here nothing of the error is left, which would hold on to memory.
+            self._shapes.clear()
+            return run()
 
     def release(self) -> None:
         """Let go of every shape's memory."""
@@ -194,20 +207,9 @@ class CudaLoop:
         if bucket not in self._shapes:
             while len(self._shapes) >= self.kept:
                 self._shapes.popitem(last=False)
-            made = self._made_or_none(bucket, latents) if self._shapes else None
-            if made is None:
-                self._shapes.clear()  # they may be what fills the memory
-                made = self._made(bucket, latents)
-            self._shapes[bucket] = made
+            self._shapes[bucket] = self._made(bucket, latents)
         self._shapes.move_to_end(bucket)
         return self._shapes[bucket]
-
-    def _made_or_none(self, bucket: Bucket, latents: tuple[int, ...]) -> _Shape | None:
-        """None if it failed; nothing of the error is kept, which would hold on to memory."""
-        try:
-            return self._made(bucket, latents)
-        except EngineError:
-            return None
 
     def _made(self, bucket: Bucket, latents: tuple[int, ...]) -> _Shape:
         loop = self._module.Loop(

@@ -21,6 +21,10 @@ class EngineError(OmniError):
     """A graph could not be loaded or failed while running."""
 
 
+class OutOfMemoryError(EngineError):
+    """The device has no room for what was asked; it may have, once other things are let go."""
+
+
 class ExportError(OmniError):
     """A checkpoint, its configuration or its text files cannot be turned into a bundle."""
 

@@ -105,10 +105,15 @@ std::vector<std::pair<double, double>> row_times(const BoundLoop& self) {
 }
 
 void translate(std::exception_ptr pending) {
+  const auto raised = [](const char* name, const cuda::DeviceError& error) {
+    py::set_error(py::module_::import("omni_rt.errors").attr(name), error.what());
+  };
   try {
     if (pending) std::rethrow_exception(pending);
+  } catch (const cuda::OutOfMemory& error) {
+    raised("OutOfMemoryError", error);
   } catch (const cuda::DeviceError& error) {
-    py::set_error(py::module_::import("omni_rt.errors").attr("EngineError"), error.what());
+    raised("EngineError", error);
   }
 }
 

@@ -12,13 +12,18 @@ std::string mebibytes(std::size_t bytes) {
   return text.data();
 }
 
+std::string problem(std::size_t wanted, std::size_t free, std::size_t total) {
+  const std::string has = mebibytes(free) + " of " + mebibytes(total) + " free";
+  if (wanted == 0) return has;
+  const std::string missing =
+      wanted > free ? mebibytes(wanted - free) + " missing" : "but not in one piece";
+  return mebibytes(wanted) + " wanted, " + has + ", " + missing;
+}
+
 }  // namespace
 
 OutOfMemory::OutOfMemory(std::size_t wanted, std::size_t free, std::size_t total)
-    : DeviceError("out of device memory: " + mebibytes(wanted) + " wanted, " + mebibytes(free) +
-                  " of " + mebibytes(total) + " free, " +
-                  mebibytes(wanted > free ? wanted - free : 0) + " missing" +
-                  (wanted > free ? "" : " in one piece") +
+    : DeviceError("out of device memory: " + problem(wanted, free, total) +
                   ": close other programs, use fewer requests per batch or memory=\"staged\"") {}
 
 }  // namespace omni_rt::cuda

@@ -16,7 +16,8 @@ class DeviceError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Not enough memory on the device; nothing was allocated, and the device works on.
+/// Not enough memory on the device; nothing was allocated, and the device works on. `wanted` is 0
+/// where nobody says how much it was: for graphs.
 class OutOfMemory : public DeviceError {
  public:
   OutOfMemory(std::size_t wanted, std::size_t free, std::size_t total);

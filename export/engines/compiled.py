@@ -1,7 +1,9 @@
 """What a compiler says of the plan it made: its layers with their types, and its memory.
 
 Two sources say the same: the verbose log of a build with detailed profiling verbosity, which needs
-no GPU, and the engine inspector's JSON, which does.
+no GPU, and the engine inspector's JSON, which does. TensorRT-RTX lists a layer's weights as its
+constants. TensorRT 10 has a field for their type (in older kernels), lists them as inputs, or tells
+it by the name of the kernel alone.
 """
 
 from __future__ import annotations
@@ -19,8 +21,14 @@ _END_OF_TENSORS = re.compile(r"\](?:, (?:Constants|Outputs): \[|, TacticName: )"
 _DATATYPE = re.compile(r"Datatype: ([^,}]+)")
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-# The inspector's words for what the log calls Half and so on; others it shares with the log.
-_SAME_TYPES = {"fp16": "Half", "fp32": "Float", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
+_WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)"')
+# Both operands 8 bits, as such kernels are named: …_gemm_i8f32_i8i32_f32_…
+_INT8_KERNEL = re.compile(r"_i8[a-z]+\d+_i8i32_")
+# Compilers' words for a type, also amid those for a format: "Row major linear FP16 format".
+_TYPES = {
+    "fp16": "Half", "half": "Half", "fp32": "Float", "float": "Float", "bf16": "BFloat16",
+    "bfloat16": "BFloat16", "int8": "Int8", "fp8": "FP8", "int4": "Int4", "uint8": "UInt8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,12 @@ class CompiledLayer:
     inputs: tuple[str, ...]  # types: "Half", "Float", "FP8", "Int8" …
     constants: tuple[str, ...]
     nodes: frozenset[str]  # names of the graph's nodes that went into it
+    tactic: str = ""  # name of its kernel
+
+    @property
+    def multiplies_int8(self) -> bool:
+        """Whether its kernel's name says that both operands of its product have 8 bits."""
+        return _INT8_KERNEL.search(self.tactic) is not None
 
     @property
     def described(self) -> str:
@@ -54,7 +68,7 @@ def read_log(text: str) -> Compiled:
 
     Raises ExportError if it lists none.
     """
-    lines = text.splitlines()
+    lines = text.split("\n")  # and at nothing else: names of nodes may be parted by U+001E
     layers = tuple(layer for line in lines if (layer := _layer(line)) is not None)
     memory: dict[str, list[int]] = {"Activation": [], "Weights": []}
     for found in map(_MEMORY.search, lines):
@@ -93,8 +107,9 @@ def _layer(line: str) -> CompiledLayer | None:
         name=head["name"],
         kind=head["kind"],
         inputs=_types_of(line, "Inputs"),
-        constants=_types_of(line, "Constants"),
+        constants=(*_types_of(line, "Constants"), *map(_type, _WEIGHTS.findall(line))),
         nodes=frozenset(_ONNX_NODE.findall(line)),
+        tactic=line.partition("TacticName: ")[2].partition(",")[0],
     )
 
 
@@ -104,16 +119,19 @@ def _types_of(line: str, part: str) -> tuple[str, ...]:
     if not found:
         return ()
     tensors = _END_OF_TENSORS.split(rest, maxsplit=1)[0]
-    return tuple(kind.strip() for kind in _DATATYPE.findall(tensors))
+    return tuple(map(_type, _DATATYPE.findall(tensors)))
 
 
 def _inspected(entry: Mapping[str, Any]) -> CompiledLayer:
+    weights = entry.get("Weights")
+    kinds = (_type(str(weights.get("Type"))),) if isinstance(weights, Mapping) else ()
     return CompiledLayer(
         name=str(entry.get("Name", "")),
         kind=str(entry.get("LayerType", "")),
         inputs=_inspected_types(entry.get("Inputs")),
-        constants=_inspected_types(entry.get("Constants")),
+        constants=(*_inspected_types(entry.get("Constants")), *kinds),
         nodes=frozenset(_ONNX_NODE.findall(str(entry.get("Metadata", "")))),
+        tactic=str(entry.get("TacticName", "")),
     )
 
 
@@ -121,13 +139,12 @@ def _inspected_types(tensors: Any) -> tuple[str, ...]:
     if not isinstance(tensors, list):
         return ()
     return tuple(
-        _inspected_type(str(tensor.get("Datatype", tensor.get("Format/Datatype", ""))))
+        _type(str(tensor.get("Datatype", tensor.get("Format/Datatype", ""))))
         for tensor in tensors
         if isinstance(tensor, Mapping)
     )
 
 
-def _inspected_type(text: str) -> str:
-    """A type, also out of "Row major linear FP16 format"."""
-    words = {word.lower(): name for word, name in _SAME_TYPES.items()}
-    return next((words[w] for w in text.lower().split() if w in words), text)
+def _type(text: str) -> str:
+    """The type that a text names; the text itself if that is none of those known."""
+    return next((_TYPES[w] for w in text.lower().split() if w in _TYPES), text.strip())

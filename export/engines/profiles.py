@@ -24,8 +24,10 @@ DEFAULT_REQUESTS = 1  # of a batch
 # What the runtime hands over at once, beside what senses.py and answering.py say.
 _ONE = (1, 1, 1)
 _GRID_PATCHES = (16, 64, 576, PATCHES_AT_ONCE)  # of one grid: small frames come many at once
-_CONDITIONING_TOKENS = 4096  # of a prompt with its recordings
-_ANSWER_TOKENS = 8192  # kept of a conversation
+# Of a prompt with its recordings: a usual one, such as ten seconds of video (3700), and one with
+# five minutes of sound (7500) beside them. Its attention takes memory by the square of these.
+_CONDITIONING_TOKENS = (4096, 12_288)
+_ANSWER_TOKENS = 8192  # kept of a usual conversation; the longest fills the thinker's context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,30 +104,34 @@ def _vision_tower(dims: Dims, buckets: Buckets) -> list[Profile]:
     ]
 
 
-def _positions(dims: Dims, most: int) -> int:
-    return most if dims.thinker is None else min(most, dims.thinker.max_positions)
+def _positions(dims: Dims, most: int | None = None) -> int:
+    """So many tokens, or as many as the thinker's context has."""
+    longest = _ANSWER_TOKENS if dims.thinker is None else dims.thinker.max_positions
+    return longest if most is None else min(most, longest)
 
 
 def _thinker_embed(dims: Dims, buckets: Buckets) -> list[Profile]:
-    tokens = _up_to(_positions(dims, _ANSWER_TOKENS), usual=SLICE_TOKENS)
-    return [{"batch": _ONE, "seq": tokens}]
+    return [{"batch": _ONE, "seq": _up_to(_positions(dims), usual=SLICE_TOKENS)}]
 
 
 def _thinker_cond(dims: Dims, buckets: Buckets) -> list[Profile]:
-    tokens = _up_to(_positions(dims, _CONDITIONING_TOKENS), usual=SLICE_TOKENS)
-    return [{"batch": _ONE, "seq": tokens}]
+    ends = sorted({_positions(dims, most) for most in _CONDITIONING_TOKENS})
+    return [{"batch": _ONE, "seq": _up_to(most, usual=SLICE_TOKENS)} for most in ends]
 
 
 def _thinker_lm(dims: Dims, buckets: Buckets) -> list[Profile]:
-    """One token after many; and a slice of a prompt after what the cache holds."""
-    most = _positions(dims, _ANSWER_TOKENS)
+    """One token after any number; a slice of a prompt after a usual number, and after any."""
+    longest = _positions(dims)
+    usual = {_positions(dims, _ANSWER_TOKENS), longest}
+    return [_answering(1, longest), *(_answering(SLICE_TOKENS, most) for most in sorted(usual))]
+
+
+def _answering(new: int, most: int) -> Profile:
+    """Up to so many new tokens at once after up to `most` that are held."""
+    new = min(new, most)
     past = (0, min(SLICE_TOKENS, most), most)
-    sliced = min(SLICE_TOKENS, most)
-    return [
-        {"batch": _ONE, "seq": (new, new, new) if new == 1 else (1, new, new), "past": past,
-         "total": (1, past[1] + new, most + new)}
-        for new in (1, sliced)
-    ]  # fmt: skip
+    total = (1, past[1] + new, most + new)
+    return {"batch": _ONE, "seq": (1, new, new), "past": past, "total": total}
 
 
 _PROFILES: Mapping[str, Callable[[Dims, Buckets], list[Profile]]] = {

@@ -75,7 +75,18 @@ def _is_rounded(layer: CompiledLayer, product: Product) -> bool:
         if kind not in read:
             return False
         read.remove(kind)
-    return product.weight is None or product.weight in layer.constants
+    return product.weight is None or _reads_weight(layer, product.weight, read)
+
+
+def _reads_weight(layer: CompiledLayer, kind: str, inputs: Sequence[str]) -> bool:
+    """Whether a layer reads a weight of a type. `inputs` are those beside its activations.
+
+    What a layer says of its constants holds. TensorRT says of most layers nothing: the weight is an
+    input, or only the kernel's name tells its type.
+    """
+    if layer.constants:
+        return kind in layer.constants
+    return kind in inputs or (kind == "Int8" and layer.multiplies_int8)
 
 
 def _count_fused(attention: Attention, layers: Sequence[CompiledLayer]) -> int:

@@ -66,12 +66,7 @@ def compile_graph(
         raise ExportError(f"{path.stem}: {library} cannot build it: {_said(logger)}")
     _keep_timing_cache(cache, timing_cache)
     plan = bytes(data)
-    compiled = _described(trt, logger, plan)
-    if len(compiled.activation_bytes) != len(profiles):
-        raise ExportError(
-            f"{path.stem}: {library} tells the memory of {len(compiled.activation_bytes)} profiles "
-            f"of {len(profiles)}"
-        )
+    compiled = described(trt, logger, plan, profiles=len(profiles))
     return Plan(
         data=plan,
         compiled=compiled,
@@ -146,22 +141,30 @@ def _keep_timing_cache(cache: Any, path: Path | None) -> None:
         draft.replace(path)
 
 
-def _described(trt: Any, logger: Any, plan: bytes) -> Compiled:
-    """The plan's layers, from the log, or from the plan itself where the log lists none."""
-    text = "\n".join(logger.lines)
+def described(trt: Any, logger: Any, plan: bytes, *, profiles: int) -> Compiled:
+    """The plan's layers and the memory of every profile, from the log of its build.
+
+    What is not there the plan itself is asked for, which takes its GPU. Raises ExportError if
+    neither says it.
+    """
     try:
-        return read_log(text)
+        compiled = read_log("\n".join(logger.lines))
+        told = len(compiled.activation_bytes)
+        if told != profiles:
+            raise ExportError(f"the log tells the memory of {told} profiles of {profiles}")
+        return compiled
     except ExportError:
         engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
         if engine is None:
             raise
-        inspector = engine.create_engine_inspector()
-        listed = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        return Compiled(
-            layers=read_inspector(listed),
-            activation_bytes=(int(engine.device_memory_size),) * engine.num_optimization_profiles,
-            weight_bytes=len(plan),  # at most: its kernels are in it too
-        )
+    inspector = engine.create_engine_inspector()
+    listed = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    size_of = engine.get_device_memory_size_for_profile_v2  # since 10.1, and TensorRT-RTX's
+    return Compiled(
+        layers=read_inspector(listed),
+        activation_bytes=tuple(int(size_of(i)) for i in range(engine.num_optimization_profiles)),
+        weight_bytes=len(plan),  # at most: its kernels are in it too
+    )
 
 
 def _said(logger: Any) -> str:

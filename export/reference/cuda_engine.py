@@ -21,7 +21,7 @@ from omni_rt.cuda_loop import TOKEN_BUCKETS, Bucket, loop_on
 from omni_rt.encode import Floats
 from omni_rt.engines.checks import one_line
 from omni_rt.engines.gpu import Gpu, GpuLoader, GpuMemory, StageNeeds, weights_alone
-from omni_rt.errors import EngineError
+from omni_rt.errors import EngineError, OutOfMemoryError
 from omni_rt.export.graphs import Stage
 from omni_rt.export.reference.device_step import DeviceStep, Fp8Linear, HalfLinear, Linear
 from omni_rt.export.reference.engine import TorchEngine, without_tf32
@@ -96,9 +96,15 @@ def _loaded(bundle: Bundle, name: str, linear: Linear, gpu: Gpu) -> TorchEngine:
             assert isinstance(stage.module, DitStep)
             stage = replace(stage, module=DeviceStep(stage.module, linear))
         stage.module.to(device)
-    except RuntimeError as error:  # torch's out-of-memory error says how much was missing
-        raise EngineError(f"{name}: {one_line(error)}") from error
+    except RuntimeError as error:
+        raise failure(name, error) from error
     return CudaStepEngine(stage, gpu) if name == "dit_step" else TorchEngine(stage, device)
+
+
+def failure(stage: str, error: RuntimeError) -> EngineError:
+    """What torch said, on one line: of memory, how much was missing."""
+    kind = OutOfMemoryError if isinstance(error, torch.OutOfMemoryError) else EngineError
+    return kind(f"{stage}: {one_line(error)}")
 
 
 class CudaStepEngine(TorchEngine):
@@ -125,7 +131,7 @@ class TorchDeviceStep:
         try:
             return TorchDeviceBinding(self._stage, bucket, buffers, self._device)
         except RuntimeError as error:
-            raise EngineError(f"{self._stage.name}: {one_line(error)}") from error
+            raise failure(self._stage.name, error) from error
 
 
 class TorchDeviceBinding:
@@ -173,7 +179,7 @@ class TorchDeviceBinding:
             with self._on(stream), torch.inference_mode(), without_tf32():
                 self.compute()
         except RuntimeError as error:
-            raise EngineError(f"{self._stage.name}: {one_line(error)}") from error
+            raise failure(self._stage.name, error) from error
 
     def compute(self) -> None:
         """v from the other tensors."""

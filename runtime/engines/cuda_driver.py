@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from omni_rt.engines import Array
-from omni_rt.errors import EngineError
+from omni_rt.errors import EngineError, OutOfMemoryError
 
 _LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -23,8 +24,9 @@ _OUT_OF_MEMORY, _INVALID_DEVICE = 2, 101
 class CudaDriver:
     """A GPU and its primary context, which other CUDA libraries of this process share.
 
-    Calls may come from any thread. Raises EngineError where there is no driver or no such GPU, and
-    when a call fails; after a fork, since a context does not survive it.
+    It is let go with this, which everything that was made with it has to hold. Calls may come from
+    any thread. Raises EngineError where there is no driver or no such GPU, and when a call fails;
+    after a fork, since a context does not survive it.
     """
 
     def __init__(self, library: Any = None, *, ordinal: int = 0) -> None:
@@ -35,6 +37,10 @@ class CudaDriver:
         self._get_device(ordinal)
         self._context = ctypes.c_void_p()
         self._check("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
+        released = weakref.finalize(
+            self, _let_go, self._cuda.cuDevicePrimaryCtxRelease_v2, self._device, self._process
+        )
+        released.atexit = False  # the driver ends with its process
         self.use()
 
     def _get_device(self, ordinal: int) -> None:
@@ -47,7 +53,7 @@ class CudaDriver:
 
     def use(self) -> None:
         """Make the GPU's context this thread's."""
-        if os.getpid() != self._process:
+        if self._forked:
             raise EngineError(
                 "this process was forked after a GPU was opened: start workers with 'spawn', or "
                 "open sessions after the fork"
@@ -80,12 +86,12 @@ class CudaDriver:
         return free.value, whole.value
 
     def allocate(self, size: int) -> int:
-        """So many bytes of the GPU's memory. Raises EngineError saying how many are free."""
+        """So many bytes of the GPU's memory. Raises OutOfMemoryError saying how many are free."""
         address = ctypes.c_uint64()
         code = self._cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
         if code == _OUT_OF_MEMORY:
             free, whole = self.memory_bytes()
-            raise EngineError(
+            raise OutOfMemoryError(
                 f"GPU memory: {size / 1e6:.0f} MB are needed, {free / 1e6:.0f} of "
                 f"{whole / 1e6:.0f} MB are free"
             )
@@ -95,6 +101,12 @@ class CudaDriver:
     def free(self, address: int) -> None:
         """Give memory back."""
         self._check("cuMemFree_v2", ctypes.c_uint64(address))
+
+    def give_back(self, address: int) -> None:
+        """Give memory back when its owner is gone; nothing in a process that was forked since."""
+        if not self._forked:
+            self.use()
+            self.free(address)
 
     def upload(self, address: int, array: Array, stream: int) -> None:
         """Copy a contiguous array to the GPU, in order with the stream's other work."""
@@ -123,9 +135,19 @@ class CudaDriver:
         assert stream.value is not None
         return stream.value
 
+    def end_stream(self, stream: int) -> None:
+        """Let go of a stream when its owner is gone; nothing in a process forked since."""
+        if not self._forked:
+            self.use()
+            self._check("cuStreamDestroy_v2", ctypes.c_void_p(stream))
+
     def wait(self, stream: int) -> None:
         """Return when all that was given to a stream is done."""
         self._check("cuStreamSynchronize", ctypes.c_void_p(stream))
+
+    @property
+    def _forked(self) -> bool:
+        return os.getpid() != self._process
 
     def _attribute(self, which: int) -> int:
         found = ctypes.c_int()
@@ -142,6 +164,12 @@ class CudaDriver:
             self._cuda.cuGetErrorString(code, ctypes.byref(text))
             said = (text.value or b"unknown error").decode(errors="replace")
             raise EngineError(f"CUDA: {name}: {said} ({code})")
+
+
+def _let_go(release: Callable[..., int], device: ctypes.c_int, process: int) -> None:
+    """Release the primary context. That it cannot be, in a process that ends, matters to nobody."""
+    if os.getpid() == process:
+        release(device)
 
 
 def _load() -> Any:

@@ -31,20 +31,27 @@ class JitCache:
 
     def __init__(self, engine: Any, config: Any, cache: Any, path: Path) -> None:
         self._engine, self._config, self._cache, self._path = engine, config, cache, path
+        self._kept = b""  # digest of what the file holds
 
     @classmethod
     def of(cls, engine: Any, plan: bytes) -> JitCache:
         """The cache of a plan's kernels, with what an earlier start kept."""
         path = cache_folder() / f"{hashlib.sha256(plan).hexdigest()[:32]}.kernels"
-        if not hasattr(engine, "create_runtime_config"):
+        config: Any = None
+        if hasattr(engine, "create_runtime_config"):  # new versions of TensorRT have it too
+            config = engine.create_runtime_config()
+        if not hasattr(config, "create_runtime_cache"):  # TensorRT-RTX alone compiles here
             return cls(engine, None, None, path)
-        config = engine.create_runtime_config()
         cache = config.create_runtime_cache()
-        kept = _read(path)
-        if kept is not None:
-            cache.deserialize(kept)  # refuses what was made elsewhere, and is empty then
         config.set_runtime_cache(cache)
-        return cls(engine, config, cache, path)
+        made_here = cls(engine, config, cache, path)
+        made_here._restore()
+        return made_here
+
+    def _restore(self) -> None:
+        kept = _read(self._path)
+        if kept is not None and self._cache.deserialize(kept):  # else it was made elsewhere
+            self._kept = hashlib.sha256(kept).digest()
 
     def new_context(self, library: Any, *, eager: bool) -> Any:
         """An execution context whose memory is that of its profile alone; None if there is none.
@@ -62,16 +69,23 @@ class JitCache:
         return self._engine.create_execution_context(self._config)
 
     def keep(self) -> None:
-        """Write the kernels compiled so far. A folder that cannot be written costs time only."""
+        """Write the kernels compiled so far, if there are others than the file has.
+
+        A folder that cannot be written costs time only.
+        """
         if self._cache is None:
             return
         data = bytes(self._cache.serialize())
+        digest = hashlib.sha256(data).digest()
+        if digest == self._kept:
+            return
         with suppress(OSError, EngineError):
             signed = signature(own_key(), data, **_WHAT).encode() + data
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
             draft.write_bytes(signed)
             draft.replace(self._path)
+            self._kept = digest
 
 
 def _read(path: Path) -> bytes | None:

@@ -66,17 +66,22 @@ def trusted_plan(bundle: Bundle, stage: str, target: str, engines: TargetEngines
     return plan
 
 
-def check_driver(runtime: Any, plan: bytes, *, bundle: Bundle, target: str, driver: str) -> None:
-    """Raise EngineError if the library says that this GPU or driver does not run a plan."""
-    judge = getattr(runtime, "get_engine_validity", None)  # of TensorRT-RTX alone
+def check_driver(runtime: Any, plan: bytes, *, remedy: str) -> None:
+    """Raise EngineError if the library says that this GPU or driver does not run a plan.
+
+    TensorRT-RTX alone can be asked; TensorRT says so by not loading the plan.
+    """
+    judge = getattr(runtime, "get_engine_validity", None)
     if judge is None:
         return
     validity, reasons = judge(plan)
     if getattr(validity, "name", str(validity)) == "INVALID":
-        raise EngineError(
-            f"this GPU or its driver (CUDA {driver}) does not run the plan ({reasons}): update the "
-            f"driver, or {_rebuild(bundle, target)}"
-        )
+        raise EngineError(f"this GPU or its driver does not run the plan ({reasons}): {remedy}")
+
+
+def driver_remedy(bundle: Bundle, target: str, driver: str) -> str:
+    """What to do where a plan does not load. `driver` is the newest CUDA that it runs."""
+    return f"update the driver (CUDA {driver}), or {_rebuild(bundle, target)}"
 
 
 def profile_for(spec: EngineSpec, stage: str, sizes: dict[str, int]) -> int:
@@ -95,9 +100,16 @@ def profile_for(spec: EngineSpec, stage: str, sizes: dict[str, int]) -> int:
         for profile in spec.profiles
     )
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    raise EngineError(
-        f"{stage}: {asked} fit no profile ({built}): omni-rt build has --contexts and --requests"
-    )
+    raise EngineError(f"{stage}: {asked} fit no profile ({built}): {_smaller_or_built(stage)}")
+
+
+def _smaller_or_built(stage: str) -> str:
+    """What helps against sizes that a plan was not built for."""
+    if stage == "dit_step":
+        return "omni-rt build has --contexts and --requests"
+    if stage.startswith("thinker_"):
+        return "shorten the prompt, its recordings, its video or the history"
+    return "this stage takes no more at once: ask for less"
 
 
 PADDED = "P"  # tokens of a context: more of them, hidden by the bias, change nothing

@@ -6,6 +6,8 @@ bound as they lie; NumPy's are copied to the GPU and back at every run.
 
 from __future__ import annotations
 
+import re
+import weakref
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,17 +23,47 @@ from omni_rt.engines.jit_cache import JitCache
 from omni_rt.engines.plan_checks import (
     PADDED,
     check_driver,
+    driver_remedy,
     engines_for,
     profile_for,
     trusted_plan,
 )
+from omni_rt.engines.port_memory import PortMemory
 from omni_rt.engines.tensorrt_binding import TensorRtBinding
 from omni_rt.engines.tensorrt_library import collector
-from omni_rt.errors import EngineError
+from omni_rt.errors import EngineError, OutOfMemoryError
 from omni_rt.manifest import BaseType, TensorSpec
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "BOOL": "bool"}
+_OUT_OF_MEMORY = re.compile("out ?of ?memory", re.IGNORECASE)  # "OutOfMemory", a code of errors
 CAPTURED = "dit_step"  # kernels of this stage are all made before its first run
+
+
+class Idle:
+    """Contexts and memory that no binding uses. Called by the garbage collector: takes no lock."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[int, list[Any]] = defaultdict(list)  # by profile
+        self.memory: list[PortMemory] = []
+
+    def take(self, profile: int) -> tuple[Any | None, PortMemory | None]:
+        """A context of this profile, and memory, as far as there are any."""
+        context = memory = None
+        with suppress(IndexError):  # another thread may have taken the last one
+            context = self.contexts[profile].pop()
+        with suppress(IndexError):
+            memory = self.memory.pop()
+        return context, memory
+
+    def clear(self) -> None:
+        """Let go of all of it."""
+        self.contexts.clear()
+        self.memory.clear()
+
+    def give_back(self, profile: int, context: Any, memory: PortMemory) -> None:
+        """Let others use them."""
+        self.contexts[profile].append(context)
+        self.memory.append(memory)
 
 
 class TensorRtEngine:
@@ -61,15 +93,14 @@ class TensorRtEngine:
         self._spec = engines.stages[stage]
         self._check_memory()
         self._logger = collector(library, verbose=False)
-        runtime = library.Runtime(self._logger)
-        check_driver(runtime, plan, bundle=bundle, target=target, driver=self._driver.version)
-        self._engine = runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(f"{stage}: the plan cannot be loaded: {self._said()}")
+        self._engine = self._loaded(plan, bundle, target)
         self._types = self._types_of_ports()
         self._cache = JitCache.of(self._engine, plan)
-        self._idle: dict[int, list[Any]] = defaultdict(list)  # contexts by profile
+        self._compiled: set[tuple[int, ...]] = set()  # what kernels were kept for
+        self.idle = Idle()
         self._stream = self._driver.new_stream()
+        ended = weakref.finalize(self, self._driver.end_stream, self._stream)
+        ended.atexit = False  # the driver ends with its process
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
@@ -138,44 +169,78 @@ class TensorRtEngine:
             sizes[PADDED] = max(sizes[PADDED], self._spec.profiles[index].sizes[PADDED][0])
         return index, sizes
 
-    def take_context(self, profile: int) -> Any:
-        """An execution context of a profile that nobody else uses."""
-        with suppress(IndexError):
-            return self._idle[profile].pop()
-        context = self._cache.new_context(self._library, eager=self._name == CAPTURED)
-        if context is None or not context.set_optimization_profile_async(profile, self._stream):
+    def take(self, profile: int) -> tuple[Any, PortMemory]:
+        """A context of a profile, and memory for copies, that nobody else uses.
+
+        Raises OutOfMemoryError.
+        """
+        context, memory = self.idle.take(profile)
+        return (
+            self._new_context(profile) if context is None else context,
+            PortMemory(self._driver) if memory is None else memory,
+        )
+
+    def _new_context(self, profile: int) -> Any:
+        context = self._made_context(profile)
+        if context is None:
+            self.idle.clear()  # contexts of other profiles may be what fills the memory
+            context = self._made_context(profile)
+        if context is None:
             free, whole = self._driver.memory_bytes()
             needed = self._spec.profiles[profile].activation_bytes
-            raise EngineError(
+            raise OutOfMemoryError(
                 f"{self._name}: no room to run: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} "
                 f"of {whole / 1e6:.0f} MB are free: {self._said()}"
             )
         self._driver.wait(self._stream)
         return context
 
-    def give_back(self, profile: int, context: Any) -> None:
-        """Let others use a context again. Called by the garbage collector: takes no lock."""
-        self._idle[profile].append(context)
+    def _made_context(self, profile: int) -> Any | None:
+        context = self._cache.new_context(self._library, eager=self._name == CAPTURED)
+        if context is None or not context.set_optimization_profile_async(profile, self._stream):
+            return None
+        return context
 
-    def keep_kernels(self) -> None:
-        """Keep what was compiled for this GPU just now for the next start."""
-        self._cache.keep()
+    def keep_kernels(self, profile: int, sizes: Mapping[str, int]) -> None:
+        """Keep what was compiled for this GPU by the first run of a profile, for the next start.
+
+        Of the captured stage, whose kernels are for exact sizes, by the first run of any sizes.
+        """
+        what = (profile, *sizes.values()) if self._name == CAPTURED else (profile,)
+        if what not in self._compiled:
+            self._compiled.add(what)
+            self._cache.keep()
 
     def failure(self, what: str) -> EngineError:
-        """An error with what the library said last."""
-        return EngineError(f"{self._name}: {what}: {self._said()}")
+        """An error with what the library said last, which may be that memory ran out."""
+        said = self._said()
+        kind = OutOfMemoryError if _OUT_OF_MEMORY.search(said) else EngineError
+        return kind(f"{self._name}: {what}: {said}")
+
+    def _loaded(self, plan: bytes, bundle: Bundle, target: str) -> Any:
+        """The library's engine. Raises EngineError that says what to update or to rebuild."""
+        remedy = driver_remedy(bundle, target, self._driver.version)
+        try:
+            runtime = self._library.Runtime(self._logger)
+        except TypeError as error:  # the bindings' word for a constructor that gave nothing
+            raise EngineError(f"{self._name}: no runtime: {self._said()}: {remedy}") from error
+        check_driver(runtime, plan, remedy=remedy)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"{self._name}: the plan cannot be loaded: {self._said()}: {remedy}")
+        return engine
 
     def _said(self) -> str:
         problems = self._logger.problems
         return one_line(ValueError(problems[-1])) if problems else "the library does not say why"
 
     def _check_memory(self) -> None:
-        """Raise EngineError before loading what cannot fit."""
+        """Raise OutOfMemoryError before loading what cannot fit."""
         free, whole = self._driver.memory_bytes()
         smallest = min(profile.activation_bytes for profile in self._spec.profiles)
         needed = self._spec.weight_bytes + smallest
         if needed > free:
-            raise EngineError(
+            raise OutOfMemoryError(
                 f"{self._name}: {needed / 1e6:.0f} MB of the GPU's memory are needed, "
                 f"{free / 1e6:.0f} of {whole / 1e6:.0f} MB are free: memory='staged' loads fewer "
                 "engines at once"

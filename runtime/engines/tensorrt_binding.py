@@ -23,7 +23,7 @@ _HIDDEN = {"context_bias": PADDING_BIAS}  # what pads an input; others are padde
 
 
 class TensorRtBinding:
-    """A plan with fixed buffers; a context and the GPU memory of copies are its own."""
+    """A plan with fixed buffers. While it lives, a context and memory for copies are its own."""
 
     def __init__(self, engine: TensorRtEngine, buffers: Mapping[str, Array]) -> None:
         self._engine, self._buffers = engine, dict(buffers)
@@ -31,14 +31,14 @@ class TensorRtBinding:
         self._driver.use()
         shapes = {port.name: tuple(buffers[port.name].shape) for port in engine.inputs}
         self._profile, self._sizes = engine.profile_of(shapes)
-        self._context = engine.take_context(self._profile)
-        self._copies: dict[str, int] = {}  # addresses of ports whose buffers are not on the GPU
+        self._context, self._memory = engine.take(self._profile)
+        # Holds what lies idle and not the engine, which would live as long as this then.
         released = weakref.finalize(
-            self, _release, engine, self._profile, self._context, self._copies
+            self, engine.idle.give_back, self._profile, self._context, self._memory
         )
         released.atexit = False  # the driver frees what a process that ends still holds
+        self._copies: dict[str, int] = {}  # addresses of ports whose buffers are not on the GPU
         self._made: dict[str, Array] = {}
-        self._ran = False
         for port in engine.inputs:
             self._attach_input(port)
         for port in engine.outputs:
@@ -65,9 +65,7 @@ class TensorRtBinding:
         if stream is None:
             self._driver.wait(on)
             self._hand_out()
-        if not self._ran:
-            self._ran = True
-            self._engine.keep_kernels()
+        self._engine.keep_kernels(self._profile, self._sizes)
 
     def made(self) -> dict[str, Array]:
         """Outputs by name, in the graph's types, of the last run."""
@@ -106,7 +104,7 @@ class TensorRtBinding:
             raise self._engine.failure(f"{name} cannot lie there")
 
     def _copy_of(self, name: str, size: int) -> int:
-        self._copies[name] = self._driver.allocate(size)
+        self._copies[name] = self._memory.room(name, size)
         return self._copies[name]
 
     def _upload(self, port: TensorSpec, stream: int) -> None:
@@ -130,13 +128,6 @@ def padded_to(shape: tuple[int, ...], port: TensorSpec, array: Array) -> Array:
         more[axis] = (0, shape[axis] - array.shape[axis])
         array = np.pad(array, more, constant_values=_HIDDEN.get(port.name, 0))
     return np.ascontiguousarray(array)
-
-
-def _release(engine: TensorRtEngine, profile: int, context: Any, copies: Mapping[str, int]) -> None:
-    engine.give_back(profile, context)
-    engine.driver.use()
-    for address in copies.values():
-        engine.driver.free(address)
 
 
 def _check_on_gpu(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from omni_rt.bundle import Bundle
+from omni_rt.engines import Engine
 from omni_rt.engines.cuda_driver import CudaDriver
 from omni_rt.engines.gpu import Gpu, GpuLoader, GpuMemory, StageNeeds
 from omni_rt.engines.plan_checks import engines_for
@@ -17,14 +18,11 @@ from omni_rt.manifest import EngineSpec, GraphSpec, TensorSpec
 _PORT_BYTES = {"float32": 2, "int64": 8, "bool": 1}  # at least: plans may keep a port in fp32
 
 
-def _loaded(
-    bundle: Bundle, stage: str, threads: int | None, gpu: Gpu, *, name: str
-) -> TensorRtEngine:
+def _loaded(bundle: Bundle, stage: str, threads: int | None, gpu: Gpu, *, name: str) -> Engine:
     """A stage of a bundle on a GPU. Raises BundleError or EngineError."""
     library, driver = library_named(name), CudaDriver(ordinal=gpu.ordinal)
-    if stage != CAPTURED:
-        return TensorRtEngine(bundle, stage, library=library, name=name, driver=driver)
-    return TensorRtStepEngine(bundle, stage, library=library, name=name, driver=driver, gpu=gpu)
+    plan = TensorRtEngine(bundle, stage, library=library, name=name, driver=driver)
+    return TensorRtStepEngine(plan, gpu) if stage == CAPTURED else plan
 
 
 def _memory(bundle: Bundle, ordinal: int, *, name: str) -> GpuMemory:

@@ -10,43 +10,56 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omni_rt.bundle import Bundle
 from omni_rt.cuda_loop import Bucket, CudaLoop, loop_on
 from omni_rt.encode import Floats
+from omni_rt.engines import Array
 from omni_rt.engines.cuda_driver import CudaDriver
 from omni_rt.engines.gpu import Gpu
 from omni_rt.engines.plan_checks import PADDED
 from omni_rt.engines.tensorrt import TensorRtEngine
-from omni_rt.engines.tensorrt_binding import padded_to
+from omni_rt.engines.tensorrt_binding import TensorRtBinding, padded_to
+from omni_rt.manifest import BaseType, TensorSpec
 
 if TYPE_CHECKING:
     from omni_rt import _cuda
 
 
-class TensorRtStepEngine(TensorRtEngine):
+class TensorRtStepEngine:
     """`dit_step` with the CUDA loop, which `omni_rt.sampling` asks instead of binding it.
 
-    A single run, as `omni-rt verify` makes them, does not need the loop.
+    A single run, as `omni-rt verify` makes them, does not need the loop. The loop holds the plan
+    and not this, so whoever drops this frees both at once.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        stage: str,
-        *,
-        library: Any,
-        name: str,
-        driver: CudaDriver | None = None,
-        gpu: Gpu = Gpu(),  # noqa: B008  immutable
-    ) -> None:
-        """Check and load the plan; `gpu` says how its loop runs, and is the driver's."""
-        super().__init__(bundle, stage, library=library, name=name, driver=driver)
-        self._gpu = gpu
+    def __init__(self, plan: TensorRtEngine, gpu: Gpu = Gpu()) -> None:  # noqa: B008  immutable
+        """`gpu` says how the loop runs; it is the plan's."""
+        self._plan, self._gpu = plan, gpu
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        return self._plan.inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        return self._plan.outputs
+
+    @property
+    def base_type(self) -> BaseType:
+        """The type of products that the graph does not round."""
+        return self._plan.base_type
+
+    def run(self, **inputs: Array) -> dict[str, Array]:
+        """Run once, without the loop; outputs by name."""
+        return self._plan.run(**inputs)
+
+    def bind(self, buffers: Mapping[str, Array]) -> TensorRtBinding:
+        """Fix a buffer for every input and output: NumPy's, or in the GPU's memory."""
+        return self._plan.bind(buffers)
 
     @cached_property
     def loop(self) -> CudaLoop:
         """Raises EngineError if omni_rt was built without its CUDA loop."""
-        return loop_on(TensorRtStep(self), self._gpu)
+        return loop_on(TensorRtStep(self._plan), self._gpu)
 
 
 class TensorRtStep:
@@ -114,7 +127,7 @@ class _GpuArray:
         driver.use()
         self.shape, self.dtype = shape, dtype
         self.address = driver.allocate(math.prod(shape) * dtype.itemsize)
-        released = weakref.finalize(self, _free, driver, self.address)
+        released = weakref.finalize(self, driver.give_back, self.address)
         released.atexit = False  # the driver frees what a process that ends still holds
 
     @property
@@ -126,8 +139,3 @@ class _GpuArray:
             "strides": None,
             "version": 3,
         }
-
-
-def _free(driver: CudaDriver, address: int) -> None:
-    driver.use()
-    driver.free(address)

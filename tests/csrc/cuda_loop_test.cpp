@@ -354,6 +354,11 @@ void what_is_missing_is_said() {
   check(device.memory().free == device.memory().total);
 }
 
+void what_nobody_counts_is_not_said() {
+  const std::string said = OutOfMemory(0, std::size_t{3} << 20, std::size_t{8} << 20).what();
+  check(said.starts_with("out of device memory: 3.0 MiB of 8.0 MiB free: close"));
+}
+
 void a_longer_table_that_does_not_fit_leaves_a_usable_loop() {
   Setting<> setting;
   HostDevice device(setting.loop.bytes() + 200'000);
@@ -515,6 +520,7 @@ int main() {
   an_observer_that_throws_leaves_a_usable_loop();
   running_out_of_memory_in_flight_leaves_a_usable_loop();
   what_is_missing_is_said();
+  what_nobody_counts_is_not_said();
   a_longer_table_that_does_not_fit_leaves_a_usable_loop();
   a_running_loop_refuses_a_second_thread();
   a_forked_child_is_refused();

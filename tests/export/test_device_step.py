@@ -18,10 +18,10 @@ from omni_rt.bundle import Bundle
 from omni_rt.cuda_loop import Bucket, CudaLoop, cuda_module, open_device
 from omni_rt.encode import Floats
 from omni_rt.engines.registry import engine_loader, engine_names
-from omni_rt.errors import EngineError
+from omni_rt.errors import EngineError, OutOfMemoryError
 from omni_rt.export.graphs import Stage
 from omni_rt.export.random_transformer import RandomTransformer, official_dims
-from omni_rt.export.reference.cuda_engine import TorchDeviceStep, require_cuda, require_fp8
+from omni_rt.export.reference.cuda_engine import TorchDeviceStep, failure, require_cuda, require_fp8
 from omni_rt.export.reference.device_step import (
     DeviceStep,
     Fp8Linear,
@@ -178,6 +178,14 @@ def test_without_a_device_the_engine_says_what_is_missing(name: str, tmp_path: A
     bundle: Any = Bundle.__new__(Bundle)
     with pytest.raises(EngineError, match="needs a CUDA device and a torch for it"):
         engine_loader(name)(bundle, "dit_step", None)
+
+
+def test_torch_running_out_of_memory_is_told_as_such() -> None:
+    """The loop lets go of other shapes then, and of nothing for other errors."""
+    assert isinstance(failure("dit_step", torch.OutOfMemoryError("40 MiB")), OutOfMemoryError)
+    other = failure("dit_step", RuntimeError("no kernel\nfor this"))
+    assert type(other) is EngineError
+    assert str(other) == "dit_step: no kernel for this"
 
 
 @pytest.fixture(name="gpu")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from omni_rt.errors import EngineError
+from omni_rt.errors import EngineError, OutOfMemoryError
 from omni_rt.plans import make_plan
 
 from .cuda_host import built_module, host_module
@@ -157,7 +157,9 @@ def test_whoever_cancels_waits_for_one_row(host: ModuleType) -> None:
 
 def test_memory_that_is_missing_is_a_typed_error_that_says_how_much(host: ModuleType) -> None:
     device = host.HostDevice(memory_bytes=1 << 20)
-    with pytest.raises(EngineError, match=r"2.0 MiB wanted, 1.0 MiB of 1.0 MiB free, 1.0 MiB mis"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"2.0 MiB wanted, 1.0 MiB of 1.0 MiB free, 1.0 MiB mis"
+    ):
         host.Loop(device, batch=1, channels=1024, frames=512, guided=False)
     with pytest.raises(EngineError, match="out of device memory"):
         device.empty((1 << 20,), "float32")

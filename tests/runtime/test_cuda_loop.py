@@ -22,7 +22,7 @@ from omni_rt.cuda_loop import (
     padded_tokens,
 )
 from omni_rt.encode import Context, Floats, Prepared
-from omni_rt.errors import Cancelled, EngineError
+from omni_rt.errors import Cancelled, EngineError, OutOfMemoryError
 from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
 from omni_rt.sampling import run_plan
@@ -182,9 +182,71 @@ def test_other_shapes_make_room_where_memory_runs_out(step: Step) -> None:
     for tokens in (320, 384, 320):
         sample(loop, [prepared(tokens)])
         assert len(loop.shapes) == 1
-    with pytest.raises(EngineError, match="out of device memory"):
+    with pytest.raises(OutOfMemoryError, match="out of device memory"):
         sample(loop, [prepared(320)] * 16)
     assert np.isfinite(sample(loop, [prepared(320)])).all()
+
+
+@pytest.mark.parametrize("where", ["bind", "enqueue"])
+def test_other_shapes_make_room_for_a_steps_own_memory(
+    step: Step, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its inputs when it is bound, and of what it takes when it first runs and is captured."""
+    device = step.host.HostDevice()
+    loop = loop_on(step, device=device)
+    known = [prepared(320)]
+    sample(loop, known)
+    bind, enqueue = step.bind_device, Binding.enqueue
+
+    def check_room() -> None:
+        if len(loop.shapes) > (0 if where == "bind" else 1):
+            raise OutOfMemoryError("no room beside others")
+
+    def crowded_bind(bucket: Bucket, buffers: Mapping[str, Any]) -> Binding:
+        check_room()
+        return bind(bucket, buffers)
+
+    def crowded_enqueue(binding: Binding, stream: int) -> None:
+        check_room()
+        enqueue(binding, stream)
+
+    if where == "bind":
+        step.bind_device = crowded_bind  # type: ignore[method-assign]
+    else:
+        monkeypatch.setattr(Binding, "enqueue", crowded_enqueue)
+    made = sample(loop, [prepared(384)])
+    assert np.array_equal(made, on_the_processor(step, [prepared(384)]))
+    assert [bucket.tokens for bucket in loop.shapes] == [384]
+    assert np.array_equal(sample(loop, known), on_the_processor(step, known))
+
+
+def test_what_does_not_fit_alone_is_told_and_tried_once(step: Step) -> None:
+    loop, tried = loop_on(step), list[Bucket]()
+
+    def never(bucket: Bucket, buffers: Mapping[str, Any]) -> Binding:
+        tried.append(bucket)
+        raise OutOfMemoryError("no room at all")
+
+    step.bind_device = never  # type: ignore[method-assign]
+    with pytest.raises(OutOfMemoryError, match="no room at all"):
+        sample(loop, [prepared(5)])
+    assert len(tried) == 1
+
+
+def test_an_error_that_is_not_of_memory_lets_no_shape_go(step: Step) -> None:
+    device = step.host.HostDevice()
+    loop, bind = loop_on(step, device=device), step.bind_device
+    sample(loop, [prepared(320)])
+
+    def no_profile(bucket: Bucket, buffers: Mapping[str, Any]) -> Binding:
+        raise EngineError("fits no profile")
+
+    step.bind_device = no_profile  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="fits no profile"):
+        sample(loop, [prepared(384)])
+    step.bind_device = bind  # type: ignore[method-assign]
+    sample(loop, [prepared(320)])
+    assert device.captures == 1
 
 
 def test_cancelling_raises_and_the_loop_goes_on(step: Step) -> None:

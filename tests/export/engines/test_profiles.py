@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from omni_rt.answering import SLICE_TOKENS
 from omni_rt.contract import PORTS
 from omni_rt.errors import RequestError
 from omni_rt.export.engines.profiles import Buckets, profiles_of
 from omni_rt.manifest import ThinkerDims
+from omni_rt.preprocess.whisper_mel import MAX_S
 from tests.runtime.tiny_bundle import DIMS
 
 THINKER = ThinkerDims(
@@ -46,6 +48,37 @@ def test_no_context_is_longer_than_the_models() -> None:
     longest = WHOLE.context_tokens + WHOLE.transcript_tokens
     found = {p["P"][2] for p in profiles_of("dit_step", WHOLE, Buckets())}
     assert found == {320, 384, 512, longest}
+
+
+OFFICIAL = replace(DIMS, thinker=replace(THINKER, max_positions=32_768))
+SOUND, VIDEO, TEXT = MAX_S * 25, 3_800, 800  # tokens: the longest sound, ten seconds of video
+
+
+def first(stage: str, **sizes: int) -> int:
+    """The profile that the runtime takes."""
+    for i, profile in enumerate(profiles_of(stage, OFFICIAL, Buckets())):
+        if all(profile[n][0] <= size <= profile[n][2] for n, size in sizes.items()):
+            return i
+    raise AssertionError(f"{stage}: {sizes} fit no profile")
+
+
+def test_all_that_a_session_takes_at_once_has_a_profile() -> None:
+    """Five minutes of sound and a window of video condition; an answer may fill the context."""
+    longest = SOUND + VIDEO + TEXT
+    assert longest > SOUND > 4096
+    first("thinker_embed", seq=longest)
+    first("thinker_cond", seq=longest)
+    first("thinker_embed", seq=32_768)
+    for held in (0, SOUND, 32_767):
+        first("thinker_lm", seq=1, past=held, total=held + 1)
+    for held in (0, 8_192, 32_768 - SLICE_TOKENS):
+        first("thinker_lm", seq=SLICE_TOKENS, past=held, total=held + SLICE_TOKENS)
+
+
+def test_usual_prompts_do_not_take_the_memory_of_the_longest() -> None:
+    assert first("thinker_cond", seq=VIDEO) < first("thinker_cond", seq=SOUND)
+    usual, longest = (first("thinker_lm", seq=200, past=n, total=n + 200) for n in (0, 30_000))
+    assert usual < longest
 
 
 @pytest.mark.parametrize(

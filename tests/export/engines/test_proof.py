@@ -15,13 +15,16 @@ BOTH = Product(node="MatMul_7", activations=("FP8", "FP8"), weight=None)
 ATTENTION = Attention(scores="MatMul_7", softmax="Softmax_8", mixing="MatMul_9")
 
 
-def layer(*nodes: str, inputs: tuple[str, ...] = (), constants: tuple[str, ...] = ()):
+def layer(
+    *nodes: str, inputs: tuple[str, ...] = (), constants: tuple[str, ...] = (), tactic: str = ""
+) -> CompiledLayer:
     return CompiledLayer(
         name="+".join(nodes),
         kind="gemm",
         inputs=inputs,
         constants=constants,
         nodes=frozenset(nodes),
+        tactic=tactic,
     )
 
 
@@ -75,6 +78,38 @@ def test_a_silent_fallback_is_named_with_what_it_became(
 ) -> None:
     with pytest.raises(ExportError, match=rf"dit_step: 1 of 1 .*{product.node} became .*Half"):
         prove("dit_step", expected(product), [made], profiles=1)
+
+
+INT8 = Product(node="MatMul_4", activations=("Int8",), weight="Int8")
+BY_NAME = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        layer("MatMul_4", inputs=("Int8", "Int8", "Float")),
+        layer("MatMul_4", inputs=("Int8",), constants=("Int8",)),
+        layer("MatMul_4", inputs=("Int8",), tactic=BY_NAME),
+    ],
+)
+def test_a_weight_of_tensorrt_is_found_where_it_says_so(made: CompiledLayer) -> None:
+    assert prove("s", expected(INT8), [made], profiles=1).rounded_products == 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        layer("MatMul_4", inputs=("Int8",)),
+        layer("MatMul_4", inputs=("Int8", "Half")),
+        layer("MatMul_4", inputs=("Int8",), tactic="sm80_xmma_gemm_f16f16_f16f32_f32_nn_n"),
+        layer("MatMul_4", inputs=("Half", "Float"), tactic=BY_NAME),
+        layer("MatMul_4", inputs=("Int8", "Int8"), constants=("Half",)),
+        layer("MatMul_4", inputs=("Int8",), constants=("Float",), tactic=BY_NAME),
+    ],
+)
+def test_a_fallback_of_tensorrt_is_named(made: CompiledLayer) -> None:
+    with pytest.raises(ExportError, match="MatMul_4 became MatMul_4"):
+        prove("s", expected(INT8), [made], profiles=1)
 
 
 def test_a_product_that_no_layer_names_is_not_proved() -> None:

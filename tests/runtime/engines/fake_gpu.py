@@ -6,14 +6,16 @@ checks, sizes, types, copies and who may run what; not that a real library behav
 
 from __future__ import annotations
 
+import math
 import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from omni_rt.errors import EngineError
+from omni_rt.errors import OutOfMemoryError
 
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -26,7 +28,8 @@ class FakeDriver:
         self.free_bytes = free_bytes
         self.memory: dict[int, np.ndarray] = {}
         self.uploads: list[int] = []
-        self.waited = 0
+        self.waited = self.allocations = 0
+        self.streams: set[int] = set()
         self._next = 4096
 
     def use(self) -> None:
@@ -37,7 +40,8 @@ class FakeDriver:
 
     def allocate(self, size: int) -> int:
         if size > self.free_bytes:
-            raise EngineError("GPU memory")
+            raise OutOfMemoryError("GPU memory")
+        self.allocations += 1
         address, self._next = self._next, self._next + size + 256
         self.memory[address] = np.zeros(size, np.uint8)
         return address
@@ -45,17 +49,24 @@ class FakeDriver:
     def free(self, address: int) -> None:
         del self.memory[address]
 
+    def give_back(self, address: int) -> None:
+        self.free(address)
+
     def upload(self, address: int, array: np.ndarray, stream: int) -> None:
         assert array.flags.c_contiguous
-        assert array.nbytes == len(self.memory[address])
+        assert array.nbytes <= len(self.memory[address])
         self.uploads.append(address)
-        self.memory[address][:] = array.reshape(-1).view(np.uint8)
+        self.memory[address][: array.nbytes] = array.reshape(-1).view(np.uint8)
 
     def download(self, array: np.ndarray, address: int, stream: int) -> None:
-        array.reshape(-1).view(np.uint8)[:] = self.memory[address]
+        array.reshape(-1).view(np.uint8)[:] = self.memory[address][: array.nbytes]
 
     def new_stream(self) -> int:
-        return 7
+        self.streams.add(7 + len(self.streams))
+        return max(self.streams)
+
+    def end_stream(self, stream: int) -> None:
+        self.streams.remove(stream)
 
     def wait(self, stream: int) -> None:
         self.waited += 1
@@ -67,6 +78,7 @@ class OnGpu:
     def __init__(self, driver: FakeDriver, array: np.ndarray) -> None:
         self.address = driver.allocate(array.nbytes)
         driver.upload(self.address, np.ascontiguousarray(array), 0)
+        weakref.finalize(self, driver.give_back, self.address)
         self._driver, self.shape, self.dtype = driver, array.shape, array.dtype
         self.strides: tuple[int, ...] | None = None
 
@@ -95,8 +107,14 @@ class FakeTensorRt:
     version: str = "1.7.1"
     validity: str = "VALID"
     fails: bool = False
+    refusals: int = 0  # of contexts to come, for which there is no room
+    says: str | None = None  # what it logs when a run fails
     loaded: list[bytes] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
+    starts: bool = True
+    error: Callable[[str], None] = print  # its logger, once a plan is loaded
+    kernels: bytes = b"kernels made here"
+    serialised: int = 0  # how often they were asked for
 
     def module(self, *, rtx: bool = True) -> Any:
         """A module with the library's names."""
@@ -108,9 +126,13 @@ class FakeTensorRt:
         class Runtime:
             def __init__(self, logger: Any) -> None:
                 self.logger = logger
+                if not fake.starts:
+                    logger.log(ILogger.ERROR, "CUDA's\n number is wrong")
+                    raise TypeError("factory function returned nullptr")
 
             def deserialize_cuda_engine(self, plan: bytes) -> Any:
                 fake.loaded.append(plan)
+                fake.error = lambda text: self.logger.log(ILogger.ERROR, text)
                 if plan.startswith(b"broken"):
                     self.logger.log(ILogger.ERROR, "magic\n number is wrong")
                     return None
@@ -131,34 +153,45 @@ class FakeTensorRt:
 
 
 class _Cache:
-    def __init__(self) -> None:
-        self.kernels = b""
+    def __init__(self, fake: FakeTensorRt) -> None:
+        self._fake, self.kernels = fake, b""
 
     def deserialize(self, kept: bytes) -> bool:
         self.kernels = kept
         return True
 
     def serialize(self) -> bytes:
-        return self.kernels or b"kernels made here"
+        self._fake.serialised += 1
+        return self.kernels or self._fake.kernels
 
 
 class _Config:
-    def create_runtime_cache(self) -> _Cache:
-        return _Cache()
-
-    def set_runtime_cache(self, cache: _Cache) -> None:
-        self.cache = cache
+    """What either library has."""
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.strategy = strategy
+
+
+class _RtxConfig(_Config):
+    def __init__(self, fake: FakeTensorRt) -> None:
+        self._fake = fake
+
+    def create_runtime_cache(self) -> _Cache:
+        return _Cache(self._fake)
+
+    def set_runtime_cache(self, cache: _Cache) -> None:
+        self.cache = cache
 
 
 class _Engine:
     def __init__(self, fake: FakeTensorRt, *, rtx: bool) -> None:
         self._fake = fake
         self.num_io_tensors = len(fake.ports)
-        if rtx:
-            self.create_runtime_config = _Config
+        self._rtx = rtx
+
+    def create_runtime_config(self) -> _Config:
+        """Of TensorRT since 10.9 too, but without a cache."""
+        return _RtxConfig(self._fake) if self._rtx else _Config()
 
     def get_tensor_name(self, index: int) -> str:
         return list(self._fake.ports)[index]
@@ -185,7 +218,8 @@ class _Context:
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self.profile = profile
-        return profile < self._fake.profiles
+        self._fake.refusals -= 1
+        return profile < self._fake.profiles and self._fake.refusals < 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = tuple(shape)
@@ -202,16 +236,22 @@ class _Context:
     def execute_async_v3(self, stream: int) -> bool:
         self.streams.append(stream)
         if self._fake.fails:
+            if self._fake.says is not None:
+                self._fake.error(self._fake.says)
             return False
         memory = self._fake.driver.memory
         given = {
-            name: memory[self.addresses[name]].view(self._type(name)).reshape(shape)
+            name: self._seen(memory[self.addresses[name]], name, shape)
             for name, shape in self.shapes.items()
         }
         for name, value in self._fake.compute(given).items():
             array = np.ascontiguousarray(value, self._type(name))
-            memory[self.addresses[name]][:] = array.reshape(-1).view(np.uint8)
+            memory[self.addresses[name]][: array.nbytes] = array.reshape(-1).view(np.uint8)
         return True
+
+    def _seen(self, piece: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        kind = np.dtype(self._type(name))
+        return piece[: math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
     def _type(self, name: str) -> Any:
         return _NUMPY[self._fake.ports[name]]

@@ -78,6 +78,28 @@ def test_memory_that_is_not_there_is_said_in_megabytes() -> None:
         driver.allocate(50_000_000)
 
 
+def test_a_stream_and_the_context_are_let_go() -> None:
+    cuda = FakeCuda()
+    driver = CudaDriver(cuda)
+    driver.end_stream(driver.new_stream())
+    assert cuda.calls.count("cuStreamDestroy_v2") == 1
+    assert "cuDevicePrimaryCtxRelease_v2" not in cuda.calls
+    del driver
+    assert cuda.calls.count("cuDevicePrimaryCtxRelease_v2") == 1
+
+
+def test_a_forked_process_lets_nothing_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    driver = CudaDriver(cuda)
+    stream, address = driver.new_stream(), driver.allocate(8)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    before = list(cuda.calls)
+    driver.end_stream(stream)
+    driver.give_back(address)
+    del driver
+    assert cuda.calls == before
+
+
 def test_a_forked_process_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = CudaDriver(FakeCuda())
     monkeypatch.setattr(os, "getpid", lambda: -1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ import pytest
 
 from omni_rt.bundle import Bundle
 from omni_rt.engines.engine_key import identity_of, own_key, signature
+from omni_rt.engines.plan_checks import profile_for
 from omni_rt.engines.registry import engine_loader, engine_names
 from omni_rt.engines.tensorrt import TensorRtEngine
-from omni_rt.errors import BundleError, EngineError
+from omni_rt.errors import BundleError, EngineError, OutOfMemoryError
+from omni_rt.manifest import ProfileSpec
 from tests.runtime.tiny_bundle import DIMS, rewrite, write_tiny_bundle
 
 from .compiled import BUCKETS, signed_engines
@@ -98,12 +102,36 @@ def test_contexts_are_padded_to_their_bucket_and_hidden(bundle: Bundle, tokens: 
     assert context.profile == (1 if bucket == 8 else 3)
 
 
-def test_a_run_leaves_no_memory_behind_and_uses_its_context_again(bundle: Bundle) -> None:
+def test_runs_share_a_context_and_the_memory_of_copies(bundle: Bundle) -> None:
     engine, library = loaded(bundle)
-    for _ in range(3):
-        engine.run(**inputs())
-    assert library.driver.memory == {}
+    engine.run(**inputs(tokens=8))
+    allocations = library.driver.allocations
+    for tokens in (8, 5, 8):
+        given = inputs(tokens=tokens)
+        assert np.allclose(engine.run(**given)["v"], wanted(given), **CLOSE)
+    assert library.driver.allocations == allocations
     assert len(library.contexts) == 1
+
+
+def test_memory_of_copies_grows_with_what_is_copied(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    for tokens in (5, 9, 5):  # of two profiles
+        given = inputs(tokens=tokens)
+        assert np.allclose(engine.run(**given)["v"], wanted(given), **CLOSE)
+    assert len(library.driver.memory) == len(TYPES)
+
+
+def test_an_engine_that_nobody_holds_gives_all_back_at_once(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    bound = engine.bind({**inputs(), "v": np.zeros((2, 4, 6), np.float32)})
+    bound.enqueue()
+    engine.run(**inputs())
+    gc.disable()  # nothing here may be in a cycle
+    try:
+        del bound, engine
+        assert (library.driver.memory, library.driver.streams) == ({}, set())
+    finally:
+        gc.enable()
 
 
 def test_bound_arrays_are_read_anew_at_every_run(bundle: Bundle) -> None:
@@ -181,13 +209,54 @@ def test_sizes_of_no_profile_are_told_with_what_was_built(bundle: Bundle, sizes:
         engine.run(**inputs(**sizes))
 
 
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [("dit_step", "omni-rt build has --contexts"), ("thinker_cond", "shorten the prompt"),
+     ("vae_encoder", "ask for less")],
+)  # fmt: skip
+def test_what_no_option_of_the_build_changes_is_not_blamed_on_one(stage: str, says: str) -> None:
+    profile = ProfileSpec(sizes={"seq": (1, 256, 4096)}, activation_bytes=1)
+    spec: Any = SimpleNamespace(profiles=[profile])
+    with pytest.raises(EngineError, match=says) as caught:
+        profile_for(spec, stage, {"seq": 7500})
+    assert f"{stage}: seq 7500 fit no profile (seq 1 to 4096)" in str(caught.value)
+    assert ("--contexts" in str(caught.value)) == (stage == "dit_step")
+
+
+def test_contexts_that_lie_idle_make_room_for_another_profiles(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    engine.run(**inputs(tokens=8))
+    library.refusals = 1
+    given = inputs(tokens=9)
+    assert np.allclose(engine.run(**given)["v"], wanted(given), **CLOSE)
+    engine.run(**inputs(tokens=8))
+    assert [context.profile for context in library.contexts] == [1, 3, 3, 1]
+    library.refusals = 2
+    with pytest.raises(OutOfMemoryError, match="no room to run"):
+        engine.run(**inputs(tokens=8, rows=1))
+    assert np.allclose(engine.run(**given)["v"], wanted(given), **CLOSE)
+
+
 def test_a_failing_run_is_an_error_and_the_next_one_works(bundle: Bundle) -> None:
     engine, library = loaded(bundle)
     library.fails = True
-    with pytest.raises(EngineError, match="dit_step: it failed while running"):
+    with pytest.raises(EngineError, match="dit_step: it failed while running") as caught:
         engine.run(**inputs())
+    assert not isinstance(caught.value, OutOfMemoryError)
     library.fails = False
     assert np.isfinite(engine.run(**inputs())["v"]).all()
+
+
+def test_a_run_that_fails_for_want_of_memory_is_told_as_such(bundle: Bundle) -> None:
+    engine, library = loaded(bundle)
+    library.fails, library.says = True, "Error Code 2: OutOfMemory (Requested size was 8 bytes.)"
+    with pytest.raises(OutOfMemoryError, match=r"it failed while running: .*Requested size"):
+        engine.run(**inputs())
+
+
+def test_memory_that_is_missing_at_load_is_told_as_such(bundle: Bundle) -> None:
+    with pytest.raises(OutOfMemoryError, match="memory='staged'"):
+        loaded(bundle, driver=FakeDriver(free_bytes=100))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +264,7 @@ def test_a_failing_run_is_an_error_and_the_next_one_works(bundle: Bundle) -> Non
     [
         ({"driver": FakeDriver(compute_capability="12.0")}, r"this GPU is sm_120.*rtx4090.*build"),
         ({"version": "1.8.0"}, r"built by tensorrt_rtx 1.7.1, here is 1.8.0: omni-rt build"),
-        ({"validity": "INVALID"}, r"driver \(CUDA 12.6\).*OLD_CUDA_DRIVER.*omni-rt build"),
+        ({"validity": "INVALID"}, r"OLD_CUDA_DRIVER.*driver \(CUDA 12.6\).*omni-rt build"),
         ({"driver": FakeDriver(free_bytes=100)}, r"0 MB of the GPU's memory are needed"),
         ({"rtx": False}, r"no engines of tensorrt: omni-rt build .* --target"),
         ({"ports": {**TYPES, "w": "FLOAT"}}, "the plan's ports are not the manifest's"),
@@ -282,18 +351,54 @@ def test_kernels_made_here_are_kept_and_read_again_unless_they_were_changed(
     assert kernels() == b""
 
 
-def test_classic_tensorrt_has_no_kernels_to_keep(tmp_path: Path, home: Path) -> None:
-    bundle = with_engines(tmp_path / "orin")
+def test_kernels_are_kept_when_some_were_made_and_not_at_every_run(
+    bundle: Bundle, home: Path
+) -> None:
+    engine, library = loaded(bundle)
+    for _ in range(3):
+        engine.run(**inputs())
+    assert library.serialised == 1
+    (kept,) = (home / "cache/omni_rt").iterdir()
+    written = kept.stat().st_mtime_ns
+    engine.run(**inputs(tokens=9))  # other sizes, the same kernels
+    assert library.serialised == 2
+    assert kept.stat().st_mtime_ns == written
+    library.kernels = b"and more"
+    engine.run(**inputs(tokens=9, rows=1))
+    assert kept.read_bytes().endswith(b"and more")
+
+
+def of_classic(folder: Path, *, plan: bytes = PLAN) -> Bundle:
+    """As `with_engines`, for TensorRT."""
+    bundle = with_engines(folder, plan=plan)
     engines = bundle.manifest.engines["rtx4090"]
     own = replace(engines, library="tensorrt", version="1.7.1")
-    spec = own.stages["dit_step"]
-    signed = signature(own_key(), PLAN, **identity_of(own, "dit_step"))
-    own = replace(own, stages={"dit_step": replace(spec, signature=signed)})
+    signed = signature(own_key(), plan, **identity_of(own, "dit_step"))
+    spec = replace(own.stages["dit_step"], signature=signed)
+    own = replace(own, stages={"dit_step": spec})
     rewrite(bundle.directory, bundle.manifest, engines={"rtx4090": own})
-    engine, library = loaded(Bundle.open(bundle.directory), rtx=False)
+    return Bundle.open(folder)
+
+
+def test_classic_tensorrt_has_no_kernels_to_keep(tmp_path: Path, home: Path) -> None:
+    """Since 10.9 it has a runtime configuration as TensorRT-RTX has, without a cache."""
+    engine, library = loaded(of_classic(tmp_path / "orin"), rtx=False)
     engine.run(**inputs())
     assert library.contexts[0].how == "on change"
     assert not (home / "cache").exists()
+
+
+@pytest.mark.parametrize("fake", [{}, {"starts": False}])
+def test_classic_tensorrt_that_cannot_load_a_plan_is_told_what_rebuilds_it(
+    tmp_path: Path, fake: dict
+) -> None:
+    """It cannot be asked whether it runs a plan, as TensorRT-RTX can."""
+    bundle = of_classic(tmp_path / "orin", plan=PLAN if fake else b"broken plan")
+    with pytest.raises(
+        EngineError, match=r"dit_step: .*number is wrong.* driver \(CUDA 12.6\), or omni-rt build"
+    ) as caught:
+        loaded(bundle, rtx=False, **fake)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tensorrt_rtx", "tensorrt"])

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from omni_rt.bundle import Bundle
 from omni_rt.cuda_loop import Bucket, cuda_module
+from omni_rt.encode import Context, Prepared
+from omni_rt.engine_pool import EnginePool
+from omni_rt.engines import tensorrt_step
 from omni_rt.engines.tensorrt import TensorRtEngine
 from omni_rt.engines.tensorrt_step import TensorRtStep, TensorRtStepEngine
 from omni_rt.errors import EngineError
 from omni_rt.options import Sampling
 from omni_rt.plans import make_plan
 from omni_rt.sampling import run_plan
+from tests.runtime.fake_engine import FakeEngines
 
-from .fake_gpu import FakeDriver, FakeTensorRt, OnGpu
-from .test_tensorrt import BUCKETS, CLOSE, TYPES, inputs, loaded, step, wanted, with_engines
+from .fake_gpu import FakeDriver, OnGpu
+from .test_tensorrt import BUCKETS, CLOSE, inputs, loaded, wanted, with_engines
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -74,14 +82,65 @@ def test_a_request_that_fits_no_profile_is_told_what_was_built(bundle: Bundle) -
         bound(engine, library.driver, 17)
 
 
+class HostLoop:
+    """The loop's buffers, and its calls of a step, where no CUDA is."""
+
+    def __init__(self, driver: FakeDriver, **shape: Any) -> None:
+        rows = 2 * shape["batch"]
+        latents = np.zeros((rows, shape["channels"], shape["frames"]), np.float32)
+        self.x, self.velocity = OnGpu(driver, latents), OnGpu(driver, latents)
+        self.t, self.row_times = OnGpu(driver, latents[:, 0, 0]), list[tuple[float, float]]()
+
+    def run(self, table: np.ndarray, enqueue: Callable[[int], None], **_: Any) -> bool:
+        for _row in table:
+            enqueue(99)
+        return True
+
+    def read(self) -> np.ndarray:
+        return self.velocity.numpy()[:1]
+
+
+def test_a_step_that_nobody_holds_frees_its_loop_its_plan_and_their_memory(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In staged memory a pool drops the step at each request."""
+    driver, live = FakeDriver(), weakref.WeakSet[Any]()
+
+    def load(bundle: Bundle, stage: str, threads: int | None) -> Any:
+        if stage != "dit_step":
+            return FakeEngines()(bundle, stage, threads)
+        plan, _ = loaded(bundle, driver=driver)
+        engine = TensorRtStepEngine(plan)
+        live.update((plan, engine))
+        return engine
+
+    module = SimpleNamespace(Loop=lambda device, **shape: HostLoop(device, **shape))
+    monkeypatch.setattr(tensorrt_step, "cuda_module", lambda: module)
+    monkeypatch.setattr(tensorrt_step, "open_device", lambda: driver)
+    pool = EnginePool(bundle, device="auto", threads=None, memory="staged", engine=load)
+    how, noise = Sampling(plan=make_plan("euler-2"), cfg_scale=2), np.zeros(0, np.float32)
+    start = np.zeros((1, 4, 6), np.float32)
+    gc.disable()  # a GPU's memory is not waited for
+    try:
+        run_plan(pool.get("dit_step"), how, [prepared()], start=start, renoise=noise)
+        assert driver.memory
+        pool.get("vae_decoder")
+        assert (set(live), driver.memory, driver.streams) == (set(), {}, set())
+    finally:
+        gc.enable()
+
+
+def prepared() -> Prepared:
+    given = inputs()
+    context = Context(keys=[given["k_00"]], values=[given["v_00"]])
+    return Prepared(context=context, negative=None, prepend=given["prepend"][:1])
+
+
 def test_the_step_asks_for_its_loop_alone_and_says_what_a_build_without_cuda_lacks(
     bundle: Bundle,
 ) -> None:
-    driver = FakeDriver()
-    library = FakeTensorRt(driver=driver, ports=TYPES, outputs=("v",), compute=step, profiles=4)
-    engine = TensorRtStepEngine(
-        bundle, "dit_step", library=library.module(), name="tensorrt_rtx", driver=driver
-    )
+    plan, _ = loaded(bundle)
+    engine = TensorRtStepEngine(plan)
     assert np.allclose(engine.run(**inputs())["v"], wanted(inputs()), **CLOSE)
     try:
         cuda_module()
