@@ -42,13 +42,13 @@ class JitCache:
             config = engine.create_runtime_config()
         if not hasattr(config, "create_runtime_cache"):  # TensorRT-RTX alone compiles here
             return cls(engine, None, None, path)
-        cache = config.create_runtime_cache()
-        config.set_runtime_cache(cache)
-        made_here = cls(engine, config, cache, path)
-        made_here._restore()
-        return made_here
+        found = cls(engine, config, config.create_runtime_cache(), path)
+        found._restore()
+        config.set_runtime_cache(found._cache)
+        return found
 
     def _restore(self) -> None:
+        """Take what an earlier start kept, if this library can use it."""
         kept = _read(self._path)
         if kept is not None and self._cache.deserialize(kept):  # else it was made elsewhere
             self._kept = hashlib.sha256(kept).digest()

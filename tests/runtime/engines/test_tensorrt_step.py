@@ -100,8 +100,9 @@ class HostLoop:
         return self.velocity.numpy()[:1]
 
 
+@pytest.mark.parametrize("dropped", ["by the next phase", "by closing"])
 def test_a_step_that_nobody_holds_frees_its_loop_its_plan_and_their_memory(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, dropped: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In staged memory a pool drops the step at each request."""
     driver, live = FakeDriver(), weakref.WeakSet[Any]()
@@ -124,7 +125,10 @@ def test_a_step_that_nobody_holds_frees_its_loop_its_plan_and_their_memory(
     try:
         run_plan(pool.get("dit_step"), how, [prepared()], start=start, renoise=noise)
         assert driver.memory
-        pool.get("vae_decoder")
+        if dropped == "by closing":
+            pool.close()
+        else:
+            pool.get("vae_decoder")
         assert (set(live), driver.memory, driver.streams) == (set(), {}, set())
     finally:
         gc.enable()
