@@ -44,6 +44,11 @@ class TensorRtStepEngine:
         return self._plan.outputs
 
     @property
+    def driver(self) -> CudaDriver:
+        """The GPU that the plan lies on."""
+        return self._plan.driver
+
+    @property
     def base_type(self) -> BaseType:
         """The type of products that the graph does not round."""
         return self._plan.base_type

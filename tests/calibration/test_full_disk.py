@@ -46,6 +46,8 @@ def ranges(done: tuple[str, ...], *, rows: int = 2) -> Ranges:
     """Of one matrix, with so many rows."""
     layer = LayerRange(
         channel_max=np.ones(50, np.float32),
+        low=np.zeros(50, np.float32),
+        high=np.ones(50, np.float32),
         rows=np.ones((rows, 50), np.float32),
         output_max=1.0,
     )

@@ -16,7 +16,6 @@ from omni_rt.bundle import Bundle
 from omni_rt.cuda_loop import Bucket, cuda_module
 from omni_rt.encode import Context, Prepared
 from omni_rt.engine_pool import EnginePool
-from omni_rt.engines import tensorrt_step
 from omni_rt.engines.tensorrt import TensorRtEngine
 from omni_rt.engines.tensorrt_step import TensorRtStep, TensorRtStepEngine
 from omni_rt.errors import EngineError
@@ -116,9 +115,9 @@ def test_a_step_that_nobody_holds_frees_its_loop_its_plan_and_their_memory(
         return engine
 
     module = SimpleNamespace(Loop=lambda device, **shape: HostLoop(device, **shape))
-    monkeypatch.setattr(tensorrt_step, "cuda_module", lambda: module)
-    monkeypatch.setattr(tensorrt_step, "open_device", lambda: driver)
-    pool = EnginePool(bundle, device="auto", threads=None, memory="staged", engine=load)
+    monkeypatch.setattr("omni_rt.cuda_loop.cuda_module", lambda: module)
+    monkeypatch.setattr("omni_rt.cuda_loop.open_device", lambda *_, **__: driver)
+    pool = EnginePool(bundle, threads=None, memory="staged", engine=load)
     how, noise = Sampling(plan=make_plan("euler-2"), cfg_scale=2), np.zeros(0, np.float32)
     start = np.zeros((1, 4, 6), np.float32)
     gc.disable()  # a GPU's memory is not waited for
