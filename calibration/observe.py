@@ -220,8 +220,10 @@ def observe(
     all run through its own few. A file of an interrupted run on the same graphs and set is gone on
     with: errors and Ctrl-C lose the case that was running, a kill what was observed since the last
     writing.
-    Raises ExportError if `path` is of other graphs, inputs or stages.
+    Raises ExportError if `path` is of other graphs, inputs or stages, and without cases.
     """
+    if not inputs.cases:
+        raise ExportError("calibration: there are no cases to observe")
     digests = {stage: bundle.graph_digest(stage) for stage in stages}
     observed_on = f"{inputs.digest}, {_followed(course, sampled=sampled, steps=steps)}"
     before = _before(path, observed_on, digests)

@@ -74,6 +74,12 @@ def observed(
     )
 
 
+def test_without_cases_there_is_nothing_to_observe(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no cases to observe"):
+        observed(tmp_path / "ranges.npz", inputs=replace(SET, cases=()))
+    assert not (tmp_path / "ranges.npz").exists()
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ranges]:
     """One run over all cases, uninterrupted."""

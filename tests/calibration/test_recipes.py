@@ -22,6 +22,7 @@ from omni_rt.calibration.recipes import Recipes, families, is_rounded, make_reci
 from omni_rt.calibration.rounded_stage import rounded
 from omni_rt.calibration.smooth import Folds
 from omni_rt.errors import ExportError
+from omni_rt.export.weight_file import WeightFile
 from omni_rt.metrics import rel_l2
 from omni_rt.targets import StageFormat
 from tests.calibration.small import (
@@ -280,6 +281,18 @@ def test_a_shared_language_model_is_stored_once(tmp_path: Path) -> None:
         precision="int4",
     ).run(**inputs)["hidden"]
     assert 0.01 < rel_l2(made, exact) < 0.3
+
+
+def test_matrices_that_are_rounded_twice_are_stored_once(tmp_path: Path) -> None:
+    """As those of a language model that two stages have: to the bit, whoever writes them."""
+    recipe = recipes_of({"thinker_lm": "int4"}).by_stage["thinker_lm"]
+    file = WeightFile(tmp_path / "thinker.data")
+    sizes = []
+    for _ in range(2):
+        StageGraph(quick_miniature(), "thinker_lm").write(recipe, file)
+        sizes.append(file._file.tell())
+    file.close()
+    assert sizes[0] == sizes[1]
 
 
 def test_scales_for_each_token_can_be_ruled_out() -> None:
