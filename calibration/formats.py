@@ -34,8 +34,13 @@ class Format:
 
     @property
     def weights_alone(self) -> Format:
-        """The same matrices, with what they read as it is."""
-        return replace(self, activation=None)
+        """The same matrices in as many bits, with what they read as it is.
+
+        8 bits are integers then: nothing is multiplied in E4M3, which has four bits less after the
+        point near a channel's largest value.
+        """
+        weight = self.weight if self.weight == "int4" else "int8"
+        return replace(self, activation=None, weight=weight)
 
     @property
     def offers_per_token(self) -> bool:

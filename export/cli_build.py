@@ -76,7 +76,7 @@ def build(
             overwrite=overwrite,
         )
         with terminal.stage_notes(quiet=as_json) as tell:
-            build_engines(options, progress=tell)
+            build_engines(options, progress=tell, detail=tell.detail)
         engines = read_manifest(out).engines[target]
         if as_json:
             terminal.print_json(engines)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 
 from omni_rt import strict_json
@@ -103,22 +104,34 @@ def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         yield open_bar
 
 
+class StageNotes:
+    """Shows what is being done now, and notes how long the last thing took."""
+
+    def __init__(self, status: Status, *, quiet: bool) -> None:
+        self._status, self._quiet = status, quiet
+        self._what, self._start = "", 0.0
+
+    def __call__(self, what: str) -> None:
+        """Something else is being done now."""
+        self.finish()
+        self._status.update(escape(what))
+        self._what, self._start = what, time.perf_counter()
+
+    def detail(self, text: str) -> None:
+        """How far it is: shown on a terminal, until something else is."""
+        self._status.update(escape(f"{self._what}: {text}"))
+
+    def finish(self) -> None:
+        """Nothing is being done any more."""
+        if self._what and not self._quiet:
+            note(f"{self._what}: {time.perf_counter() - self._start:.1f} s")
+        self._what = ""
+
+
 @contextmanager
-def stage_notes(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done now, and notes how long the last thing took."""
-    state: list[tuple[str, float]] = []
+def stage_notes(*, quiet: bool) -> Iterator[StageNotes]:
+    """What is told of work, stage by stage, on standard error; only on a terminal if `quiet`."""
     with _err.status("starting") as status:
-
-        def tell(what: str) -> None:
-            finish()
-            status.update(what)
-            state.append((what, time.perf_counter()))
-
-        def finish() -> None:
-            if state and not quiet:
-                what, start = state.pop()
-                note(f"{what}: {time.perf_counter() - start:.1f} s")
-            state.clear()
-
-        yield tell
-        finish()
+        notes = StageNotes(status, quiet=quiet)
+        yield notes
+        notes.finish()

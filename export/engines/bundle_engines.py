@@ -37,10 +37,16 @@ class BuildOptions:
     overwrite: bool = False
 
 
-def build_engines(options: BuildOptions, *, progress: Progress = lambda _: None) -> Path:
+def build_engines(
+    options: BuildOptions,
+    *,
+    progress: Progress = lambda _: None,
+    detail: Progress = lambda _: None,
+) -> Path:
     """Make the bundle `options.out`: a copy with engines for the target. Returns its path.
 
-    Every stage is compiled in a process of its own. Raises RequestError for an unknown target or
+    Every stage is compiled in a process of its own; `progress` is told which, `detail` how far it
+    is. Raises RequestError for an unknown target or
     stage, EngineError for a missing library or a key of no use, ExportError for a graph that cannot
     be built, a plan of which not all is proved, and a place that cannot be written.
     """
@@ -57,9 +63,8 @@ def build_engines(options: BuildOptions, *, progress: Progress = lambda _: None)
         builds: dict[str, StageBuild] = {}
         for i, stage in enumerate(stages):
             progress(f"{stage} ({i + 1} of {len(stages)})")
-            builds[stage] = in_own_process(
-                compile_stage, _job(options, target, capability, stage, draft)
-            )
+            job = _job(options, target, capability, stage, draft)
+            builds[stage] = in_own_process(compile_stage, job, detail)
         progress("signing and hashing")
         engines = TargetEngines(
             library=target.library,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -15,6 +19,7 @@ from omni_rt.bench import peak_rss_bytes
 from omni_rt.bundle import Bundle
 from omni_rt.engines.tensorrt import CAPTURED
 from omni_rt.errors import ExportError
+from omni_rt.export.engines.build_progress import Phases, Tell
 from omni_rt.export.engines.graph_files import prepare
 from omni_rt.export.engines.profiles import Buckets, profiles_of
 from omni_rt.export.engines.proof import prove
@@ -47,15 +52,18 @@ class StageBuild:
     version: str  # of the library
 
 
-def compile_stage(job: StageJob) -> StageBuild:
-    """Compile, prove and write one stage's plan.
+def compile_stage(job: StageJob, tell: Tell = lambda _: None) -> StageBuild:
+    """Compile, prove and write one stage's plan. Ctrl-C ends it at the compiler's next step.
 
-    Raises EngineError if the library is missing, ExportError if the graph cannot be built or a
-    rounded product is not computed as rounded. Attention of the step has to be
-    fused: it runs at every step.
+    Call it in a process's main thread, which alone may handle signals. Raises EngineError if the
+    library is missing, ExportError if the graph cannot be built or a rounded product is not
+    computed as rounded. Attention of the step has to be fused: it runs at every step.
     """
     bundle = Bundle(job.bundle, read_manifest(job.bundle))
     profiles = profiles_of(job.stage, bundle.manifest.dims, job.buckets)
+    phases = Phases(tell)
+    signal.signal(signal.SIGINT, lambda *_: phases.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with TemporaryDirectory() as folder:
         graph = prepare(bundle, job.stage, Path(folder))
         plan = compile_graph(
@@ -66,6 +74,7 @@ def compile_stage(job: StageJob) -> StageBuild:
             compute_capability=job.compute_capability,
             captured=job.stage == CAPTURED,
             timing_cache=job.timing_cache,
+            phases=phases,
         )
     proof = prove(
         job.stage,
@@ -97,17 +106,64 @@ def compile_stage(job: StageJob) -> StageBuild:
     )
 
 
-def in_own_process(work: Callable[[Job], Made], job: Job) -> Made:
-    """What `work` makes of a job, in a new process. What it raises is raised here.
+def in_own_process(
+    work: Callable[[Job, Tell], Made], job: Job, tell: Tell = lambda _: None
+) -> Made:
+    """What `work` makes of a job, in a new process. What it tells is told here, and what it raises
+    is raised here.
 
+    Ctrl-C reaches `work` once it unblocks the signal: what is done before is too short to be asked.
     Raises ExportError if the process is killed, as it is when memory runs out.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+    heard, told = context.Pipe(duplex=False)
+    listener = threading.Thread(target=_pass_on, args=(heard, tell), daemon=True)
+    listener.start()
+    try:
+        with ProcessPoolExecutor(
+            max_workers=1, mp_context=context, initializer=_tell_through, initargs=(told,)
+        ) as pool:
+            with _without_interrupts():
+                made = pool.submit(_worked, work, job)
+            return made.result()
+    except BrokenProcessPool as error:
+        raise ExportError(
+            "the compiler's process was killed: out of memory? (omni-rt build --stages builds "
+            "some at a time)"
+        ) from error
+    finally:
+        told.close()
+        listener.join()
+        heard.close()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until afterwards. A process that is begun meanwhile begins without it too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pass_on(heard: Connection, tell: Tell) -> None:
+    """Lines of the other process, until nobody can write any more."""
+    while True:
         try:
-            return pool.submit(work, job).result()
-        except BrokenProcessPool as error:
-            raise ExportError(
-                "the compiler's process was killed: out of memory? (omni-rt build --stages builds "
-                "some at a time)"
-            ) from error
+            tell(heard.recv())
+        except EOFError:
+            return
+
+
+_to_parent: Connection | None = None  # of the process that works
+
+
+def _tell_through(connection: Connection) -> None:
+    global _to_parent
+    _to_parent = connection
+
+
+def _worked(work: Callable[[Job, Tell], Made], job: Job) -> Made:
+    assert _to_parent is not None
+    return work(job, _to_parent.send)

@@ -14,6 +14,7 @@ from typing import Any
 from omni_rt.engines.checks import one_line
 from omni_rt.engines.tensorrt_library import RTX, collector, library_named
 from omni_rt.errors import ExportError
+from omni_rt.export.engines.build_progress import Phases, monitor
 from omni_rt.export.engines.compiled import Compiled, read_inspector, read_log
 
 Sizes = Mapping[str, tuple[int, int, int]]  # dynamic dimension → fewest, usual, most
@@ -38,13 +39,15 @@ def compile_graph(
     compute_capability: str,
     captured: bool = False,
     timing_cache: Path | None = None,
+    phases: Phases | None = None,
 ) -> Plan:
     """Compile an ONNX file, with one set of weights for all profiles.
 
     `shapes` are the graph's inputs with their dimensions, strings dynamic. A plan that is to be
     `captured` in a CUDA graph allocates nothing while it runs. `timing_cache` is read if it is
-    there, and written. Raises EngineError if the library is missing, ExportError if it
-    refuses the graph, the device, or finds no kernel.
+    there, and written. `phases` is told how far the library is, and may stop it. Raises
+    EngineError if the library is missing, ExportError if it refuses the graph, the device, finds no
+    kernel, or was stopped.
     """
     trt = library_named(library)
     logger = collector(trt, verbose=True)
@@ -61,7 +64,11 @@ def compile_graph(
             profile.set_shape(name, *_bounds(shape, sizes))
         config.add_optimization_profile(profile)
     cache = _with_timing_cache(config, timing_cache)
+    phases = phases or Phases(lambda _: None)
+    config.progress_monitor = monitor(trt, phases)
     data = builder.build_serialized_network(network, config)
+    if data is None and phases.stopped:
+        raise ExportError(f"{path.stem}: stopped while it was built")
     if data is None:
         raise ExportError(f"{path.stem}: {library} cannot build it: {_said(logger)}")
     _keep_timing_cache(cache, timing_cache)

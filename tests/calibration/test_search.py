@@ -428,7 +428,7 @@ def test_weights_alone_multiply_what_was_read_and_are_worth_what_is_stored(
     layer, own = stage.module.idle, [replace(c, weights_only=True) for c in choices()]
     exact, seen = layer.weight.clone(), list[Tensor]()
     with rounded(stage, own, FORMATS[name]):
-        stored = rounded_matrix(exact, FORMATS[name]).dequantised()
+        stored = rounded_matrix(exact, FORMATS[name].weights_alone).dequantised()
         assert torch.equal(layer.weight, stored)
         layer.register_forward_hook(lambda _, given, out: seen.append(out))
         stage.module(x)

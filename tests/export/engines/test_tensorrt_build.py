@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from omni_rt.engines.engine_key import identity_of, is_signed
 from omni_rt.engines.tensorrt_library import library_named
 from omni_rt.errors import EngineError, ExportError, RequestError
 from omni_rt.export.config import ModelConfig, parse_config
+from omni_rt.export.engines.build_progress import Phases
 from omni_rt.export.engines.bundle_engines import BuildOptions, build_engines
 from omni_rt.export.engines.narrowing import narrow
 from omni_rt.export.engines.patterns import expected_of
@@ -32,6 +38,7 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: omni_
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 DEPTH = 2
+MAIN = "from omni_rt.cli import main; main()"
 FEW = Buckets(contexts=(64,), requests=1)
 
 
@@ -47,6 +54,14 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
         name: Bundle.open(write_random_step(folder / name, small_config(), target_named(name)))
         for name in ("rtx4090", "orin")
     }
+
+
+def small_product(folder: Path) -> Path:
+    """An 8-bit product as a file that can be compiled."""
+    graph = product("int8")
+    narrow(graph, "float16")
+    ir.save(model_of(graph), folder / "g.onnx")
+    return folder / "g.onnx"
 
 
 def built(bundle: Bundle, out: Path, target: str, **changed: object) -> TargetEngines:
@@ -117,9 +132,10 @@ def test_the_official_log_mel_is_a_small_plan(standin_bundle: Path, tmp_path: Pa
     assert (tmp_path / "built" / engines.stages["signal"].path).stat().st_size < 10e6
 
 
-@pytest.mark.parametrize("weights_only", [False, True])
 @pytest.mark.parametrize(
-    ("format", "capability"), [("fp8", "8.9"), ("fp8", "12.0"), ("int8", "8.6"), ("int4", "8.9")]
+    ("format", "capability", "weights_only"),
+    [("fp8", "8.9", False), ("fp8", "12.0", False), ("int8", "8.6", False), ("int4", "8.9", True)]
+    + [("int8", capability, True) for capability in ("8.6", "8.9", "12.0")],
 )
 def test_a_product_is_found_in_the_types_that_the_graph_gives_it(
     format: str, capability: str, weights_only: bool, tmp_path: Path
@@ -202,16 +218,62 @@ def test_a_failed_build_leaves_nothing_behind(step: dict[str, Bundle], tmp_path:
     assert [p.name for p in tmp_path.iterdir() if p.name != "config"] == []
 
 
+def test_a_build_tells_how_far_it_is_and_ends_when_it_is_stopped(tmp_path: Path) -> None:
+    graph, told = small_product(tmp_path), list[str]()
+    clock = iter(range(10**6))
+    phases = Phases(told.append, clock=lambda: float(next(clock)))  # a second passes at every look
+    options: dict = {"library": "tensorrt_rtx", "compute_capability": "8.6", "phases": phases}
+    compile_graph(graph, {"x": ("n", 64)}, [{"n": (64, 64, 64)}], **options)
+    assert any(re.fullmatch(r"computing profile costs, \d+ of \d+", line) for line in told)
+    phases.stop()
+    with pytest.raises(ExportError, match="g: stopped while it was built"):
+        compile_graph(graph, {"x": ("n", 64)}, [{"n": (64, 64, 64)}], **options)
+
+
+def test_ctrl_c_ends_a_build_in_one_line_and_leaves_nothing(
+    step: dict[str, Bundle], tmp_path: Path
+) -> None:
+    """It is sent to the whole group, as a terminal does, at moments before and in the compiler."""
+    for i, wait in enumerate(("dit_step", "dit_step (1 of 1): ")):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        output, terminal = os.openpty()  # how far it is is shown on a terminal alone
+        with subprocess.Popen(
+            [sys.executable, "-c", MAIN, "build", step["rtx4090"].directory, "--target",
+             "rtx4090", "--out", folder / "built"],
+            stderr=terminal, start_new_session=True,
+        ) as process:  # fmt: skip
+            os.close(terminal)
+            seen = ""
+            while wait not in seen:
+                seen += os.read(output, 4096).decode()
+            os.killpg(process.pid, signal.SIGINT)
+            seen += rest_of(output)
+        assert process.returncode == 130
+        assert "error: interrupted" in seen
+        assert "Traceback" not in seen
+        assert list(folder.iterdir()) == []
+
+
+def rest_of(terminal: int) -> str:
+    """What is still written, until nobody has the terminal any more."""
+    text = b""
+    while True:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # how Linux says so
+            return text.decode()
+        text += piece
+
+
 @pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
 def test_timings_are_kept_and_a_truncated_file_of_them_is_made_anew(tmp_path: Path) -> None:
     """TensorRT-RTX takes the calls and measures nothing; TensorRT needs a GPU to be asked."""
-    graph = product("int8")
-    narrow(graph, "float16")
-    ir.save(model_of(graph), tmp_path / "g.onnx")
+    graph = small_product(tmp_path)
     cache = tmp_path / "kept" / "timings"
     for _ in range(2):
         compile_graph(
-            tmp_path / "g.onnx", {"x": ("n", 64)}, [{"n": (64, 64, 64)}],
+            graph, {"x": ("n", 64)}, [{"n": (64, 64, 64)}],
             library="tensorrt_rtx", compute_capability="8.6", timing_cache=cache,
         )  # fmt: skip
         kept = cache.read_bytes()
