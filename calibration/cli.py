@@ -23,6 +23,11 @@ from omni_rt.cli_options import (
 from omni_rt.errors import ExportError
 from omni_rt.manifest import Certificate
 
+Int4Block = Annotated[
+    int,
+    typer.Option(help="Input channels of 4-bit weights that share a scale: 64, or 128 for less."),
+]
+
 
 def commands(app: typer.Typer) -> None:
     """Mount the commands."""
@@ -82,6 +87,15 @@ def quantise(
             "loses clearly more; --no-per-token for a compiler that does not keep these in 8 bits."
         ),
     ] = True,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="8-bit integers where the target has E4M3: as fast where a GPU has both, and "
+            "nearer to exact; attention is not rounded then.",
+        ),
+    ] = False,
+    int4_block: Int4Block = 64,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -135,6 +149,8 @@ def quantise(
             keep=tuple(keep or ()),
             weights_only=tuple(weights_only or ()),
             per_token=per_token,
+            int8=int8,
+            int4_block=int4_block,
             budget=budget,
             certify_steps=certify_steps,
             overwrite=overwrite,
@@ -209,6 +225,7 @@ def sizes(
     config: Config,
     qwen_config: QwenConfig = None,
     target: Annotated[str, typer.Option(help="What it would be rounded for.")] = "cpu",
+    int4_block: Int4Block = 64,
     weights: Annotated[
         str,
         typer.Option(
@@ -228,12 +245,13 @@ def sizes(
     with terminal.errors_reported():
         _require_libraries()
         from omni_rt.calibration.sizes import configured_bytes
-        from omni_rt.targets import target_named
+        from omni_rt.targets import target_as_asked
 
         if weights not in ("fp32", "half"):
             raise ExportError(f"--weights is fp32 or half, not {weights!r}")
         half = weights == "half"
-        found = configured_bytes(config, qwen_config, target_named(target), half=half)
+        asked = target_as_asked(target, int4_block=int4_block)
+        found = configured_bytes(config, qwen_config, asked, half=half)
         if as_json:
             terminal.print_json(found)
             return

@@ -64,6 +64,8 @@ FORMATS: Mapping[StageFormat, Format] = {
     "uint8": Format(name="uint8", activation="uint8", weight="int8", per_token=True),
     "int8": Format(name="int8", activation="int8", weight="int8", per_token=True),
     "fp8": Format(name="fp8", activation="fp8", weight="fp8"),
+    "w8": Format(name="w8", activation=None, weight="int8"),
     # 4-bit integers and blocks came with opset 21
     "int4": Format(name="int4", activation=None, weight="int4", block=64, opset=21),
+    "int4-128": Format(name="int4-128", activation=None, weight="int4", block=128, opset=21),
 }

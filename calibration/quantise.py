@@ -30,7 +30,7 @@ from omni_rt.export.weight_file import WeightFile
 from omni_rt.manifest import GraphSpec, Manifest, write_manifest
 from omni_rt.plans import make_plan
 from omni_rt.report_page import write_page
-from omni_rt.targets import TARGETS, StageFormat, Target, target_named
+from omni_rt.targets import TARGETS, StageFormat, Target, target_as_asked
 from omni_rt.uncertified import unsaid
 
 Progress = Callable[[str], None]
@@ -59,6 +59,8 @@ class QuantiseOptions:
     keep: tuple[str, ...] = ()  # matrices, or patterns of them, that stay in high precision
     weights_only: tuple[str, ...] = ()  # likewise: rounded, but not what they read
     per_token: bool = True  # activations may have a scale for each token
+    int8: bool = False  # 8-bit integers where the target has E4M3
+    int4_block: int = 64  # input channels that share a scale
     budget: float | None = None  # most relative L2 of the guided velocity; None: round everything
     certify_steps: int = 100
     overwrite: bool = False
@@ -132,7 +134,7 @@ def round_bundle(
 
 def _target(options: QuantiseOptions) -> Target:
     """The target. Raises RequestError if there is none, ExportError if it cannot do as asked."""
-    target = target_named(options.target)
+    target = target_as_asked(options.target, int8=options.int8, int4_block=options.int4_block)
     if options.weights_only and not target.weights_only:
         able = ", ".join(name for name, other in TARGETS.items() if other.weights_only)
         raise ExportError(
@@ -166,7 +168,7 @@ def _chosen(
         budget=options.budget,
         course=Course.of(bundle, options.cfg_scale),
         steps=options.steps,
-        weights_only=target_named(options.target).weights_only,
+        weights_only=_target(options).weights_only,
         progress=progress,
     )
     keep, alone = (*keep, *found.assignment.kept), (*alone, *found.assignment.weights_only)
@@ -177,7 +179,7 @@ def observed_ranges(
     bundle: Bundle, inputs: CalibrationSet, options: QuantiseOptions, *, progress: Progress
 ) -> tuple[Mapping[str, StageFormat], Ranges]:
     """The format of every stage that the target rounds, and what is observed of it on `inputs`."""
-    target = target_named(options.target)
+    target = _target(options)
     formats = {s: f for s, f in target.formats.items() if s in bundle.manifest.graphs}
     with unsaid():
         ranges = observe(

@@ -57,6 +57,9 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         unrounded: Annotated[
             bool, typer.Option("--unrounded", help="As if every matrix were kept in 16 bits.")
         ] = False,
+        int8: Annotated[
+            bool, typer.Option("--int8", help="As omni-rt quantise --int8 rounds it.")
+        ] = False,
         available: Annotated[
             float | None, typer.Option(help="GB of memory; all of the device's if not given.")
         ] = None,
@@ -80,9 +83,12 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
         from omni_rt.engine_pool import check_machine
         from omni_rt.memory_plan import Job, check_fits, make_memory_plan
         from omni_rt.plans import make_plan
+        from omni_rt.targets import target_as_asked
 
         with terminal.errors_reported():
             check_machine(None, mode)
+            if unrounded and int8:
+                raise RequestError("--unrounded and --int8 are two different estimates: give one")
             device = device_named(target)
             job = Job(
                 plan=make_plan(solver), duration_s=seconds, rows=rows, prompt_tokens=prompt_tokens
@@ -93,7 +99,7 @@ def commands(app: typer.Typer, *, count_configured: CountConfigured) -> None:
                 device,
                 job,
                 memory=mode,  # type: ignore[arg-type]  # checked above
-                rounded=not unrounded,
+                formats={} if unrounded else target_as_asked(device.target, int8=int8).formats,
                 engines=_engines(opened, device),
             )
             if as_json:

@@ -20,7 +20,9 @@ Arithmetic = Literal["fp16", "fp8", "int8"]  # bf16 has the rate of fp16 on all 
 # What the matrices of a stage are multiplied in, by how they are stored.
 ARITHMETIC: Mapping[StageFormat | None, Arithmetic] = {
     None: "fp16",
+    "w8": "fp16",
     "int4": "fp16",
+    "int4-128": "fp16",
     "uint8": "int8",
     "int8": "int8",
     "fp8": "fp8",

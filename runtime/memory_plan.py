@@ -30,6 +30,7 @@ from omni_rt.roofline import (
     weight_bytes,
 )
 from omni_rt.senses import CHUNKS_AT_ONCE, PATCHES_AT_ONCE, SEGMENTS_AT_ONCE
+from omni_rt.targets import StageFormat
 
 # A block's residual (1), what its gated feed-forward makes (8) and what is left of it (4), in
 # widths: the transformer's; the thinker's and the towers' are no wider.
@@ -102,15 +103,16 @@ def make_memory_plan(
     job: Job,
     *,
     memory: Memory,
-    rounded: bool = True,
+    formats: Mapping[str, StageFormat] | None = None,
     engines: Mapping[str, EngineSpec] = MappingProxyType({}),
 ) -> MemoryPlan:
     """The estimate for a request. Raises RequestError for a duration or rows that cannot be.
 
+    formats: of each stage's matrices, 16 bits if not listed; None: the device's.
     engines: by stage, what a bundle has for the device. The activations of their largest profiles
     go beside the estimate, not into it: that is for this request, they are for any.
     """
-    dims = model.dims
+    dims, formats = model.dims, device.formats if formats is None else formats
     requests = attending(job.rows)
     samples = round(checked_duration(job.duration_s) * dims.sample_rate_hz)
     segments = segment_count(samples, segment=dims.clip_samples, hop=segment_hop(dims))
@@ -118,8 +120,8 @@ def make_memory_plan(
     stages = {}
     for stage in model.weights:
         sizes = _time_sizes(model, stage, job)
-        cost = stage_cost(model, stage, sizes, device, rounded=rounded)
-        used = _stage_memory(model, stage, _largest_call(stage, sizes), device, rounded=rounded)
+        cost = stage_cost(model, stage, sizes, device, formats=formats)
+        used = _stage_memory(model, stage, _largest_call(stage, sizes), formats.get(stage))
         stages[stage] = StagePlan(cost=cost, memory=used, calls=calls.get(stage, 0))
     return MemoryPlan(
         model=model.name,
@@ -165,10 +167,10 @@ def _largest_call(stage: str, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _stage_memory(
-    model: Architecture, stage: str, sizes: Sizes, device: Device, *, rounded: bool
+    model: Architecture, stage: str, sizes: Sizes, format: StageFormat | None
 ) -> StageMemory:
     return StageMemory(
-        weights=weight_bytes(model, stage, device.formats.get(stage) if rounded else None),
+        weights=weight_bytes(model, stage, format),
         activation=_KEPT_BY_COMPILERS * _HALF * _live_values(model, stage, sizes),
         buffers=port_bytes(model.dims, stage, sizes),
     )

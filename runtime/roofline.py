@@ -20,13 +20,15 @@ from omni_rt.targets import StageFormat
 
 Sizes = Mapping[str, int]  # of dynamic dimensions, as `omni_rt.contract` names them
 
-# Bytes of a weight; 4-bit ones share a scale of four bytes in blocks of 64.
+# Bytes of a weight; 4-bit ones share a scale of four bytes in blocks.
 WEIGHT_BYTES: Mapping[StageFormat | None, float] = {
     None: 2.0,
     "uint8": 1.0,
     "int8": 1.0,
     "fp8": 1.0,
+    "w8": 1.0,
     "int4": 0.5 + 4 / 64,
+    "int4-128": 0.5 + 4 / 128,
 }
 _PORT_BYTES = {"float32": 2, "int64": 8, "bool": 1}  # engines take and give 16 bits
 _SYNC_PATCH_PX, _SYNC_TUBELET_FRAMES = 16, 2  # as published (spec SYNCHFORMER §0)
@@ -151,10 +153,18 @@ class StageCost:
 
 
 def stage_cost(
-    model: Architecture, stage: str, sizes: Sizes, device: Device, *, rounded: bool = True
+    model: Architecture,
+    stage: str,
+    sizes: Sizes,
+    device: Device,
+    *,
+    formats: Mapping[str, StageFormat] | None = None,
 ) -> StageCost:
-    """A call's cost; `rounded` False leaves every matrix in 16 bits."""
-    format = device.formats.get(stage) if rounded else None
+    """A call's cost. formats: of each stage's matrices, 16 bits if not listed; None: the device's.
+
+    All of a stage's operations count at the rate of its matrices.
+    """
+    format = (device.formats if formats is None else formats).get(stage)
     flops = stage_flops(model, stage, sizes)
     moved = weight_bytes(model, stage, format) + port_bytes(model.dims, stage, sizes)
     if stage == "thinker_embed":  # only the rows that are looked up are read

@@ -13,8 +13,8 @@ from omni_rt.errors import ExportError, RequestError
 from omni_rt.export.engines.profiles import Buckets
 from omni_rt.export.engines.stage_job import StageBuild, StageJob, compile_stage, in_own_process
 from omni_rt.export.pack import check_target, copy_files, list_files, new_directory
-from omni_rt.manifest import TargetEngines, write_manifest
-from omni_rt.targets import PRECISIONS, Target, target_named
+from omni_rt.manifest import Precision, TargetEngines, write_manifest
+from omni_rt.targets import PRECISIONS, StageFormat, Target, target_named
 
 Progress = Callable[[str], None]
 
@@ -98,11 +98,22 @@ def check_rounding(bundle: Bundle, stages: Sequence[str], target: Target) -> Non
     for stage in stages:
         found = bundle.graph(stage).precision
         wanted = target.formats.get(stage)
-        if found != "fp32" and (wanted is None or found != PRECISIONS[wanted]):
+        if found != "fp32" and not _computes(target, wanted, found):
             raise ExportError(
                 f"{stage} is rounded to {found}, for {target.name} it has to be {wanted}: "
                 f"omni-rt quantise UNROUNDED --target {target.name}"
             )
+
+
+def _computes(target: Target, wanted: StageFormat | None, found: Precision) -> bool:
+    """Whether a target computes a stage in what it was rounded to, instead of what it would be.
+
+    GPUs that multiply E4M3 multiply 8-bit integers too (`quantise --int8`).
+    """
+    if wanted is None:
+        return False
+    either = {"int8", "fp8"} if "fp8" in target.formats.values() else set()
+    return found == PRECISIONS[wanted] or {found, PRECISIONS[wanted]} <= either
 
 
 def added_to(before: TargetEngines | None, new: TargetEngines) -> TargetEngines:

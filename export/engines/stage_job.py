@@ -62,7 +62,9 @@ def compile_stage(job: StageJob, tell: Tell = lambda _: None) -> StageBuild:
     bundle = Bundle(job.bundle, read_manifest(job.bundle))
     profiles = profiles_of(job.stage, bundle.manifest.dims, job.buckets)
     phases = Phases(tell)
-    signal.signal(signal.SIGINT, lambda *_: phases.stop())
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in a shell's background jobs
+    if not ignored:
+        signal.signal(signal.SIGINT, lambda *_: phases.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with TemporaryDirectory() as folder:
         graph = prepare(bundle, job.stage, Path(folder))

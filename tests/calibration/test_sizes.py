@@ -47,8 +47,11 @@ def test_each_format_takes_the_bytes_it_says() -> None:
     sizes, stages = sizes_of(bundle), ("dit_step",)
     bytes_of = {
         format: bundle_bytes(stages, sizes, replace(UNROUNDED, formats={"dit_step": format}))[0]
-        for format in ("uint8", "fp8", "int4")
+        for format in ("uint8", "fp8", "int4", "int4-128")
     }
+    scales = bytes_of["int4"].rounded - bytes_of["int4-128"].rounded  # half of the narrower blocks'
+    nibbles = bytes_of["int4-128"].rounded - scales
+    assert 0 < scales < nibbles / 8
     assert bytes_of["uint8"].rounded == bytes_of["fp8"].rounded
     assert bytes_of["int4"].rounded < 0.62 * bytes_of["uint8"].rounded
     assert bytes_of["uint8"].rounded < 0.3 * bytes_of["uint8"].fp32

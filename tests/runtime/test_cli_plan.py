@@ -47,6 +47,22 @@ def test_a_plan_as_json_has_every_stage_and_both_modes() -> None:
     assert told["stages"]["thinker_cond"]["cost"]["format"] == "int4"
 
 
+def test_a_step_in_8_bit_integers_is_counted_at_their_rate() -> None:
+    def step(*options: str) -> dict:
+        found = run("plan", miniature(), "--target", "rtx4090", "--json", *options)
+        return json.loads(found.stdout)["stages"]["dit_step"]["cost"]
+
+    # peaks are published to four digits
+    assert step("--int8")["format"] == "int8"
+    assert step("--int8")["compute_s"] == pytest.approx(step()["compute_s"] / 2, rel=1e-3)
+    assert step("--unrounded")["compute_s"] == pytest.approx(step()["compute_s"] * 2, rel=1e-3)
+    for target, options, says in (
+        ("orin", ["--int8"], "orin rounds nothing to E4M3"),
+        ("rtx4090", ["--int8", "--unrounded"], "give one"),
+    ):
+        assert says in run("plan", miniature(), "--target", target, *options).stderr
+
+
 def test_a_bundle_with_engines_shows_what_their_compiler_states(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(miniature(), bundle)

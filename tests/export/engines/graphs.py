@@ -68,13 +68,17 @@ class GraphBuilder:
         small = self.node("QuantizeLinear", value, unit, zero, dtype=kind.name)
         return self.node("DequantizeLinear", small, unit, zero)
 
-    def rounded_weight(self, name: str, rows: int, columns: int, format: str) -> ir.Value:
-        """A matrix in 8 bits with a scale for each column, or in 4 with blocks of 32 rows."""
+    def rounded_weight(
+        self, name: str, rows: int, columns: int, format: str, *, block: int = 32
+    ) -> ir.Value:
+        """A matrix in 8 bits with a scale for each column, or in 4 with blocks of rows."""
         if format == "int4":
             values = self.draw.randint(-7, 8, (rows, columns)).astype(ml_dtypes.int4)
             stored = self.constant(name, values, ir.DataType.INT4)
-            unit = self.constant(f"{name}.scale", np.full((rows // 32, columns), 0.02, np.float32))
-            return self.node("DequantizeLinear", stored, unit, axis=0, block_size=32)
+            unit = self.constant(
+                f"{name}.scale", np.full((rows // block, columns), 0.02, np.float32)
+            )
+            return self.node("DequantizeLinear", stored, unit, axis=0, block_size=block)
         dtype, kind = _KINDS["int8" if format == "uint8" else format]
         values = self.draw.randint(-9, 10, (rows, columns)).astype(dtype)
         stored = self.constant(name, values, kind)
@@ -82,12 +86,14 @@ class GraphBuilder:
         return self.node("DequantizeLinear", stored, unit, axis=1)
 
 
-def product(format: str, *, weights_only: bool = False) -> ir.Graph:
-    """x [n, 64] → y [n, 32], in "fp8", "int8", "uint8" or "int4", which is always weights alone."""
+def product(
+    format: str, *, weights_only: bool = False, width: int = WIDTH, block: int = 32
+) -> ir.Graph:
+    """x [n, width] → y [n, 32], in "fp8", "int8", "uint8" or "int4" (weights alone)."""
     build = GraphBuilder(opset=21 if format == "int4" else 20)
-    x = build.input("x", "n", WIDTH)
+    x = build.input("x", "n", width)
     left = x if format == "int4" or weights_only else build.rounded(x, format)
-    right = build.rounded_weight("w", WIDTH, 32, format)
+    right = build.rounded_weight("w", width, 32, format, block=block)
     build.output("y", build.node("MatMul", left, right, shape=["n", 32]))
     return build.graph
 

@@ -38,7 +38,11 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: omni_
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("home")]
 
 DEPTH = 2
-MAIN = "from omni_rt.cli import main; main()"
+# Ctrl-C as a terminal's programs have it, whatever the tests were started from.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from omni_rt.cli import main; main()"
+)
 FEW = Buckets(contexts=(64,), requests=1)
 
 
@@ -153,6 +157,23 @@ def test_a_product_is_found_in_the_types_that_the_graph_gives_it(
     assert proof.rounded_products == (0 if weights_only and format != "int4" else 1)
 
 
+@pytest.mark.parametrize("block", [64, 128])
+@pytest.mark.parametrize("capability", ["8.6", "8.9", "12.0"])
+def test_4_bits_are_restored_in_the_product_in_blocks_of_either_size(
+    block: int, capability: str, tmp_path: Path
+) -> None:
+    """Not where a matrix has one block only: the compiler restores that beforehand (1.7.1)."""
+    graph = product("int4", width=2 * block, block=block)
+    expected = expected_of(graph)
+    narrow(graph, "bfloat16")
+    ir.save(model_of(graph), tmp_path / "g.onnx")
+    plan = compile_graph(
+        tmp_path / "g.onnx", {"x": ("n", 2 * block)}, [{"n": (64, 64, 64)}],
+        library="tensorrt_rtx", compute_capability=capability,
+    )  # fmt: skip
+    assert prove("g", expected, plan.compiled.layers, profiles=1).rounded_products == 1
+
+
 def test_the_proof_fails_where_a_product_is_not_rounded(tmp_path: Path) -> None:
     """The plan of the unrounded graph, held against what the rounded one asks for."""
     rounded, plain = product("int8"), product("int4")
@@ -249,7 +270,7 @@ def test_ctrl_c_ends_a_build_in_one_line_and_leaves_nothing(
                 seen += os.read(output, 4096).decode()
             os.killpg(process.pid, signal.SIGINT)
             seen += rest_of(output)
-        assert process.returncode == 130
+        assert process.returncode == 130, seen
         assert "error: interrupted" in seen
         assert "Traceback" not in seen
         assert list(folder.iterdir()) == []
